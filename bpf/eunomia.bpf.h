@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What every source's programs share: the ring, its counters, narrowing, and who the current task is. */
+#ifndef EUNOMIA_BPF_H
+#define EUNOMIA_BPF_H
+
+#include "kernel.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+#include "eunomia.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* The most pids, names or users that one run can be narrowed to. */
+#define NARROWING_ENTRIES 1024
+
+/* The host sets the size before loading. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, RECORD_KINDS);
+	__type(key, __u32);
+	__type(value, struct record_counts);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CONTROL_KEYS);
+	__type(key, __u32);
+	__type(value, __u64);
+} control SEC(".maps");
+
+const volatile struct narrowing narrowing;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, NARROWING_ENTRIES);
+	__type(key, __u32);
+	__type(value, __u8);
+} only_pids SEC(".maps"), only_uids SEC(".maps");
+
+struct comm_key {
+	char comm[COMM_BYTES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, NARROWING_ENTRIES);
+	__type(key, struct comm_key);
+	__type(value, __u8);
+} only_comms SEC(".maps");
+
+/*
+ * A type that only the ring holds would be missing from the object's BTF, from which the host's layouts are made. A
+ * pointer to it is enough to keep it.
+ */
+#define KEEP_TYPE(kind, name) kind name *keep_##name __attribute__((used, section(".data.types")))
+
+KEEP_TYPE(enum, record_kind);
+KEEP_TYPE(enum, control_key);
+
+static __always_inline bool wanted(enum record_kind kind)
+{
+	__u32 key = CONTROL_WANTED;
+	__u64 *bits = bpf_map_lookup_elem(&control, &key);
+	return bits && (*bits & (1ULL << kind));
+}
+
+static __always_inline bool narrowed_out(struct task_struct *task)
+{
+	if (narrowing.exclude_pid || narrowing.pids) {
+		__u32 pid = BPF_CORE_READ(task, tgid);
+		if (pid == narrowing.exclude_pid)
+			return true;
+		if (narrowing.pids && !bpf_map_lookup_elem(&only_pids, &pid))
+			return true;
+	}
+	if (narrowing.uids) {
+		__u32 uid = BPF_CORE_READ(task, real_cred, uid.val);
+		if (!bpf_map_lookup_elem(&only_uids, &uid))
+			return true;
+	}
+	if (narrowing.comms) {
+		struct comm_key key = {};
+		BPF_CORE_READ_STR_INTO(&key.comm, task, comm);
+		if (!bpf_map_lookup_elem(&only_comms, &key))
+			return true;
+	}
+	return false;
+}
+
+/* The pid namespace that the task itself is in, which is not always the one for its children. */
+static __always_inline __u32 pid_namespace_of(struct task_struct *task)
+{
+	struct pid *pid = BPF_CORE_READ(task, thread_pid);
+	unsigned int level = BPF_CORE_READ(pid, level);
+	struct upid *upid = (void *)pid + bpf_core_field_offset(struct pid, numbers) +
+			    level * bpf_core_type_size(struct upid);
+	return BPF_CORE_READ(upid, ns, ns.inum);
+}
+
+static __always_inline void fill_task(struct record_task *to, struct task_struct *task)
+{
+	to->start_time = BPF_CORE_READ(task, group_leader, start_boottime);
+	to->cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+	to->pid = BPF_CORE_READ(task, tgid);
+	to->tid = BPF_CORE_READ(task, pid);
+	to->ppid = BPF_CORE_READ(task, real_parent, tgid);
+	to->uid = BPF_CORE_READ(task, real_cred, uid.val);
+	to->gid = BPF_CORE_READ(task, real_cred, gid.val);
+	to->pid_ns = pid_namespace_of(task);
+	to->mnt_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
+	to->user_ns = BPF_CORE_READ(task, real_cred, user_ns, ns.inum);
+	BPF_CORE_READ_STR_INTO(&to->comm, task, comm);
+}
+
+/*
+ * Sends a record. Its time is taken as late as possible, so that records enter the ring nearly in time order. The
+ * reader is woken only if it sleeps: while events come it looks by itself.
+ */
+static __always_inline void send(struct record_header *header, enum record_kind kind, __u64 length)
+{
+	__u32 row = kind, key = CONTROL_READER_ASLEEP;
+	struct record_counts *counts = bpf_map_lookup_elem(&counters, &row);
+	__u64 *asleep = bpf_map_lookup_elem(&control, &key);
+	__u64 flags = BPF_RB_NO_WAKEUP;
+
+	if (!counts || !asleep)
+		return;
+	if (*asleep) {
+		*asleep = 0;
+		flags = BPF_RB_FORCE_WAKEUP;
+	}
+	header->kind = kind;
+	header->length = length;
+	header->time = bpf_ktime_get_boot_ns();
+	if (bpf_ringbuf_output(&events, header, length, flags) == 0)
+		counts->sent++;
+	else
+		counts->dropped++;
+}
+
+static __always_inline void count_nested(enum record_kind kind)
+{
+	__u32 row = kind;
+	struct record_counts *counts = bpf_map_lookup_elem(&counters, &row);
+	if (counts)
+		counts->nested++;
+}
+
+#endif

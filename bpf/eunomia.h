@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What every record has, shared by the BPF programs and, through their BTF, by the host's decoder.
+ * All numbers are in the machine's byte order; padding is explicit and zero.
+ */
+#ifndef EUNOMIA_H
+#define EUNOMIA_H
+
+/* A thread's name, as the kernel holds it. */
+#define COMM_BYTES 16
+
+/* The kinds of records. The number is also the row of the counters and the bit of control.wanted. */
+enum record_kind {
+	RECORD_EXEC = 0,
+	RECORD_EXIT = 1,
+	RECORD_FORK = 2,
+	RECORD_KINDS = 32,
+};
+
+/* Who: see record task in wit/types.wit. */
+struct record_task {
+	__u64 start_time; /* of the process, boot-time ns */
+	__u64 cgroup;
+	__u32 pid;
+	__u32 tid;
+	__u32 ppid;
+	__u32 uid;
+	__u32 gid;
+	__u32 pid_ns;
+	__u32 mnt_ns;
+	__u32 user_ns;
+	char comm[COMM_BYTES];
+};
+
+struct record_header {
+	__u64 time; /* boot-time ns */
+	__u32 kind; /* enum record_kind */
+	__u32 length; /* of the whole record */
+	struct record_task task;
+};
+
+/* Per CPU and kind. Only ever added to. */
+struct record_counts {
+	__u64 sent; /* records in the ring */
+	__u64 dropped; /* no room in the ring */
+	__u64 nested; /* another record was being built on this CPU */
+};
+
+/* Written by the host before loading. */
+struct narrowing {
+	__u32 pids; /* entries of only_pids; 0: every process */
+	__u32 comms;
+	__u32 uids;
+	__u32 exclude_pid; /* 0: none */
+};
+
+/* Entries of the map `control`, written while the programs run. */
+enum control_key {
+	CONTROL_WANTED = 0, /* one bit per enum record_kind */
+	CONTROL_READER_ASLEEP = 1, /* not 0: the next record has to wake the reader */
+	CONTROL_KEYS = 2,
+};
+
+#endif

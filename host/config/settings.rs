@@ -1,0 +1,139 @@
+//! A plugin's settings: `NAME.toml` beside `NAME.wasm`, or a table of the configuration.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde::Deserialize;
+
+use crate::plugin::{OnFault, Settings};
+
+/// The shortest interval between ticks: shorter ones would cost more than they can tell.
+const MIN_TICK_MS: u64 = 10;
+
+/// What a settings file may hold.
+#[derive(Deserialize, Default, Clone, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SettingsTable {
+    order: Option<i64>,
+    events: Option<Vec<String>>,
+    tick_ms: Option<u64>,
+    #[serde(rename = "on-fault")]
+    on_fault: Option<OnFault>,
+    #[serde(rename = "when-down")]
+    when_down: Option<WhenDown>,
+    #[serde(default)]
+    limits: LimitsTable,
+    #[serde(default, rename = "grants")]
+    _grants: GrantsTable,
+    config: Option<toml::Table>,
+}
+
+/// What passes while a filter is down.
+#[derive(Deserialize, Clone, Copy, Debug)]
+#[serde(rename_all = "kebab-case")]
+enum WhenDown {
+    PassAll,
+    PassNone,
+}
+
+#[derive(Deserialize, Default, Clone, Debug)]
+#[serde(deny_unknown_fields)]
+struct LimitsTable {
+    memory_bytes: Option<u64>,
+    deadline_ms: Option<u64>,
+    queue_events: Option<u64>,
+}
+
+/// Nothing can be granted yet, so every key is refused.
+#[derive(Deserialize, Default, Clone, Debug)]
+#[serde(deny_unknown_fields)]
+struct GrantsTable {}
+
+impl SettingsTable {
+    pub fn apply(self, settings: &mut Settings) -> Result<()> {
+        let set = |to: &mut u64, value: Option<u64>| *to = value.unwrap_or(*to);
+        settings.order = self.order.unwrap_or(settings.order);
+        settings.on_fault = self.on_fault.unwrap_or(settings.on_fault);
+        if let Some(names) = self.events {
+            settings.events = Some(super::kinds(&names)?);
+        }
+        if let Some(when_down) = self.when_down {
+            settings.closed_when_down = matches!(when_down, WhenDown::PassNone);
+        }
+        set(&mut settings.tick_ms, self.tick_ms);
+        set(&mut settings.limits.memory_bytes, self.limits.memory_bytes);
+        set(&mut settings.limits.deadline_ms, self.limits.deadline_ms);
+        set(&mut settings.limits.queue_events, self.limits.queue_events);
+        if let Some(config) = self.config {
+            settings.config = serde_json::to_string(&config).context("[config] cannot be turned into JSON")?;
+        }
+        ensure!(settings.tick_ms >= MIN_TICK_MS, "tick_ms is {}; the least is {MIN_TICK_MS}", settings.tick_ms);
+        ensure!(settings.limits.deadline_ms > 0, "limits.deadline_ms is 0; a call needs at least 1 ms");
+        Ok(())
+    }
+}
+
+/// Where the settings of a plugin's file stand.
+pub fn settings_file(plugin: &Path) -> PathBuf {
+    plugin.with_extension("toml")
+}
+
+/// Reads a settings file. One that does not exist means the defaults.
+pub fn read_settings(path: &Path) -> Result<Settings> {
+    let mut settings = Settings::default();
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(settings),
+        Err(error) => return Err(error).with_context(|| format!("cannot read the settings {}", path.display())),
+    };
+    let table: SettingsTable = toml::from_str(&text).map_err(|error| explain(path, &error))?;
+    table.apply(&mut settings).with_context(|| format!("in the settings {}", path.display()))?;
+    Ok(settings)
+}
+
+/// A TOML error with its file; line, column and key are in the error's own text.
+pub(super) fn explain(path: &Path, error: &toml::de::Error) -> anyhow::Error {
+    anyhow!("{}: {}", path.display(), error.to_string().trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Settings> {
+        let mut settings = Settings::default();
+        let table: SettingsTable = toml::from_str(text).map_err(|error| explain(Path::new("p.toml"), &error))?;
+        table.apply(&mut settings)?;
+        Ok(settings)
+    }
+
+    #[test]
+    fn everything_can_be_set() {
+        let settings = read(
+            "order = -5\nevents = ['exec']\ntick_ms = 250\non-fault = 'stop'\nwhen-down = 'pass-none'\n\
+             [limits]\nmemory_bytes = 1024\ndeadline_ms = 7\nqueue_events = 9\n[grants]\n[config]\na = [1, 'x']\n",
+        )
+        .unwrap();
+        assert_eq!((settings.order, settings.tick_ms, settings.on_fault), (-5, 250, OnFault::Stop));
+        assert!(settings.closed_when_down);
+        let limits = settings.limits;
+        assert_eq!((limits.memory_bytes, limits.deadline_ms, limits.queue_events), (1024, 7, 9));
+        assert_eq!(settings.config, r#"{"a":[1,"x"]}"#);
+    }
+
+    #[test]
+    fn what_is_unknown_or_ill_typed_is_named_with_its_line() {
+        for (text, line, key) in [
+            ("order = 1\nordr = 2\n", "line 2", "ordr"),
+            ("[limits]\ndeadline_ms = 'soon'\n", "line 2", "deadline_ms"),
+            ("[grants]\nfolders = []\n", "line 2", "folders"),
+            ("\n\non-fault = 'explode'\n", "line 3", "explode"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains("p.toml") && error.contains(line) && error.contains(key), "{error}");
+        }
+        assert!(read("events = ['nothing']").unwrap_err().to_string().contains("'nothing'"));
+        assert!(read("tick_ms = 1").unwrap_err().to_string().contains("the least is 10"));
+    }
+}

@@ -1,0 +1,225 @@
+//! From a batch to the plugins' queues: the line of plugins, their filters, the process table and the counts. It knows
+//! nothing of libbpf or of how a plugin runs.
+
+mod inbox;
+mod processes;
+mod queue;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+pub use inbox::AlertInbox;
+pub use processes::{Fallback, Processes};
+pub use queue::{Delivery, Item, KindCounts, Queue, Where};
+
+use crate::event::{Batch, Keep, Kind, KindSet};
+
+/// Batches that may wait between the thread that polls the kernel and the dispatcher. When they do, the thread waits
+/// and the kernel's rings, whose losses are counted, take the rest.
+const MAX_BATCHES: usize = 16;
+
+/// How long plugins may take to handle what is left when the host stops.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// How often ticks are looked at, so how late one may be.
+const TICK_STEP: Duration = Duration::from_millis(10);
+
+/// A question to a plugin that filters: which of these events pass?
+pub struct FilterRequest {
+    /// The events, and what the filters before kept.
+    pub delivery: Delivery,
+    /// The kinds that are asked about.
+    pub kinds: KindSet,
+    /// Where the answer goes; none where the plugin has no answer, because it is down.
+    pub reply: oneshot::Sender<Option<Keep>>,
+}
+
+/// A plugin's place in the line.
+pub struct Member {
+    /// The plugin's name.
+    pub name: Arc<str>,
+    /// The line is sorted by this.
+    pub place: Place,
+    /// What waits for it.
+    pub queue: Arc<Queue>,
+    /// The kinds that it filters, and where to ask.
+    pub filter: Option<(KindSet, mpsc::Sender<FilterRequest>)>,
+    /// How often it wants a tick.
+    pub tick: Option<Duration>,
+    /// While the filter has no answer, nothing passes instead of everything.
+    pub closed_when_down: bool,
+}
+
+/// Where a plugin stands in the line: by its settings' `order`, then as named on the command line, then by file name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// `order` in its settings; 0 without.
+    pub order: i64,
+    /// Its number on the command line; the largest for a plugin of a directory.
+    pub argument: usize,
+    /// Its file name.
+    pub name: String,
+}
+
+/// What the dispatcher is told.
+pub enum Message {
+    /// Events from the kernel.
+    Batch(Batch),
+    /// A plugin joins the line. One with the same name leaves between the same two batches.
+    Join(Box<Member>),
+    /// A plugin leaves the line. Its queue is closed.
+    Leave(Arc<str>),
+    /// Nothing more will come: let the plugins finish, then close their queues.
+    Stop,
+}
+
+/// Counts of one kind over all plugins. `seen = filtered + delivered`.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct DispatchCounts {
+    /// Events that some plugin was offered.
+    pub delivered: u64,
+    /// Events that no plugin wanted, or that filters dropped for all that did.
+    pub filtered: u64,
+}
+
+/// Hands batches to plugins. One task, so that a change of the line falls between two batches.
+pub struct Dispatcher {
+    line: Vec<Member>,
+    next_ticks: BTreeMap<Arc<str>, Instant>,
+    messages: mpsc::Receiver<Message>,
+    inbox: inbox::AlertReceiver,
+    processes: Arc<Processes>,
+    counts: BTreeMap<Kind, DispatchCounts>,
+    latest: u64,
+}
+
+impl Dispatcher {
+    /// A dispatcher, where to send it messages, and where plugins put their alerts.
+    pub fn new(processes: Arc<Processes>) -> (Self, mpsc::Sender<Message>, AlertInbox) {
+        let (sender, messages) = mpsc::channel(MAX_BATCHES);
+        let (alerts, inbox) = inbox::alert_inbox();
+        let (line, next_ticks, counts) = Default::default();
+        (Dispatcher { line, next_ticks, messages, inbox, processes, counts, latest: 0 }, sender, alerts)
+    }
+
+    /// Runs until it is told to stop; then says what it has counted.
+    pub async fn run(mut self) -> BTreeMap<Kind, DispatchCounts> {
+        let mut clock = interval(TICK_STEP);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                biased;
+                message = self.messages.recv() => match message {
+                    Some(Message::Batch(batch)) => self.dispatch(batch).await,
+                    Some(Message::Join(member)) => self.join(*member),
+                    Some(Message::Leave(name)) => self.leave(&name),
+                    Some(Message::Stop) | None => break,
+                },
+                batch = self.inbox.receive() => self.dispatch(batch).await,
+                now = clock.tick() => self.tick(now),
+            }
+        }
+        self.drain().await;
+        self.line.iter().for_each(|member| member.queue.close());
+        self.counts
+    }
+
+    fn join(&mut self, member: Member) {
+        self.leave(&member.name);
+        if let Some(tick) = member.tick {
+            self.next_ticks.insert(member.name.clone(), Instant::now() + tick);
+        }
+        let at = self.line.partition_point(|other| other.place < member.place);
+        self.line.insert(at, member);
+    }
+
+    fn leave(&mut self, name: &str) {
+        self.next_ticks.remove(name);
+        self.line.extract_if(.., |member| *member.name == *name).for_each(|member| member.queue.close());
+    }
+
+    async fn dispatch(&mut self, batch: Batch) {
+        self.processes.apply(&batch);
+        if let Some(last) = batch.last_time() {
+            self.latest = self.latest.max(last);
+        }
+        let batch = Arc::new(batch);
+        let present: KindSet = batch.runs.iter().map(|run| run.kind).collect();
+        let mut keep = Arc::new(Keep::default());
+        let mut delivered: BTreeMap<Kind, u64> = BTreeMap::new();
+        for (at, member) in self.line.iter().enumerate() {
+            // Filters only ever drop, so the first plugin that wants a kind is offered the most of it.
+            for kind in member.queue.wanted().and(present).iter() {
+                delivered.entry(kind).or_insert_with(|| keep.count(&batch, kind) as u64);
+            }
+            member.queue.push(Delivery { batch: batch.clone(), keep: keep.clone() });
+            if let Some((kinds, _)) = &member.filter {
+                let behind = &self.line[at + 1..];
+                let wanted = behind.iter().fold(KindSet::default(), |all, other| all.or(other.queue.wanted()));
+                let asked = kinds.and(present).and(wanted);
+                if !asked.is_empty() {
+                    keep = ask(member, Delivery { batch: batch.clone(), keep }, asked).await;
+                }
+            }
+        }
+        for kind in present.iter() {
+            let counts = self.counts.entry(kind).or_default();
+            let delivered = delivered.get(&kind).copied().unwrap_or(0);
+            counts.delivered += delivered;
+            counts.filtered += batch.columns.count(kind) as u64 - delivered;
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        for member in &self.line {
+            let (Some(every), Some(next)) = (member.tick, self.next_ticks.get_mut(&member.name)) else { continue };
+            if *next <= now {
+                *next = (*next + every).max(now);
+                member.queue.tick(self.latest.max(crate::event::now()));
+            }
+        }
+    }
+
+    /// Lets the plugins handle what is in their queues, and the alerts that come of it.
+    async fn drain(&mut self) {
+        let deadline = Instant::now() + DRAIN_TIME;
+        loop {
+            // Idle first, then the inbox: an alert is put there before the events that caused it are settled.
+            let idle = self.line.iter().all(|member| member.queue.is_idle());
+            match self.inbox.try_receive() {
+                Some(batch) => self.dispatch(batch).await,
+                None if idle || Instant::now() > deadline => break,
+                None => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+        for member in self.line.iter().filter(|member| !member.queue.is_idle()) {
+            log::error!(
+                "plugin {} did not handle its last events within {} s; they are counted as lost",
+                member.name,
+                DRAIN_TIME.as_secs()
+            );
+            member.queue.abandon(Where::Shutdown);
+        }
+    }
+}
+
+async fn ask(member: &Member, delivery: Delivery, kinds: KindSet) -> Arc<Keep> {
+    let Some((_, filter)) = &member.filter else { return delivery.keep };
+    let (reply, answer) = oneshot::channel();
+    let before = delivery.clone();
+    let sent = filter.send(FilterRequest { delivery, kinds, reply }).await.is_ok();
+    let answer = if sent { answer.await.ok().flatten() } else { None };
+    match answer {
+        Some(keep) => Arc::new(keep),
+        None if member.closed_when_down => {
+            let mut keep = (*before.keep).clone();
+            kinds.iter().for_each(|kind| keep.drop_kind(&before.batch, kind));
+            Arc::new(keep)
+        }
+        None => before.keep,
+    }
+}

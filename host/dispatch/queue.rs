@@ -1,0 +1,279 @@
+//! What waits for one plugin: bounded by events and by memory, and counted to the last event. It knows nothing of what
+//! the plugin does with it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use serde::{Serialize, Serializer};
+use tokio::sync::Notify;
+
+use crate::event::{Batch, Keep, Kind, KindSet};
+
+/// Where a plugin's events can be lost.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Where {
+    /// Its queue was full.
+    Queue,
+    /// In a call that failed.
+    Fault,
+    /// It had failed too often and was set aside.
+    Quarantine,
+    /// The host stopped before the plugin got to them.
+    Shutdown,
+}
+
+impl fmt::Display for Where {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Where::Queue => "queue",
+            Where::Fault => "fault",
+            Where::Quarantine => "quarantine",
+            Where::Shutdown => "shutdown",
+        })
+    }
+}
+
+impl Serialize for Where {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A batch for one plugin, with what the filters before it kept.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The events.
+    pub batch: Arc<Batch>,
+    /// Which of them.
+    pub keep: Arc<Keep>,
+}
+
+/// What a plugin finds in its queue, in time order.
+#[derive(Debug)]
+pub enum Item {
+    /// Events.
+    Events(Delivery),
+    /// An interval has passed.
+    Tick {
+        /// Now, in nanoseconds since the epoch.
+        now: u64,
+    },
+}
+
+/// What became of a plugin's events of one kind. Once it has stopped, `seen = filtered + delivered + lost`.
+#[derive(Clone, Default, Debug, PartialEq)]
+pub struct KindCounts {
+    /// Events of this kind that came while the plugin was in the line.
+    pub seen: u64,
+    /// Dropped by the filters before it.
+    pub filtered: u64,
+    /// Handled by it.
+    pub delivered: u64,
+    /// Waiting for it, or being handled.
+    pub waiting: u64,
+    /// Not handled, and where they were lost.
+    pub lost: BTreeMap<Where, u64>,
+}
+
+/// A plugin's queue.
+pub struct Queue {
+    inner: Mutex<Inner>,
+    ready: Notify,
+    wanted: KindSet,
+    max_events: u64,
+    max_bytes: u64,
+}
+
+#[derive(Default)]
+struct Inner {
+    items: VecDeque<Item>,
+    counts: BTreeMap<Kind, KindCounts>,
+    events: u64,
+    bytes: u64,
+    tick_waits: bool,
+    closed: bool,
+}
+
+impl Queue {
+    /// A queue for events of the kinds wanted.
+    pub fn new(wanted: KindSet, max_events: u64, max_bytes: u64) -> Self {
+        Queue { inner: Mutex::default(), ready: Notify::new(), wanted, max_events, max_bytes }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no thread panics while it holds this")
+    }
+
+    /// The kinds that it takes.
+    pub fn wanted(&self) -> KindSet {
+        self.wanted
+    }
+
+    /// Adds a batch's events of the kinds wanted, or counts them as lost when there is no room.
+    pub fn push(&self, delivery: Delivery) {
+        let mut inner = self.lock();
+        let batch = &delivery.batch;
+        let kept: Vec<(Kind, u64, u64)> = self
+            .wanted
+            .iter()
+            .map(|kind| (kind, batch.columns.count(kind) as u64, delivery.keep.count(batch, kind) as u64))
+            .filter(|(_, seen, _)| *seen > 0)
+            .collect();
+        let events: u64 = kept.iter().map(|(_, _, kept)| kept).sum();
+        let bytes = batch.columns.bytes as u64 * events / batch.len().max(1) as u64;
+        // A batch larger than the whole queue still fits into an empty one, or it could never be delivered.
+        let fits = inner.events == 0
+            || (inner.events + events <= self.max_events && inner.bytes + bytes <= self.max_bytes);
+        for (kind, seen, kept) in kept {
+            let counts = inner.counts.entry(kind).or_default();
+            counts.seen += seen;
+            counts.filtered += seen - kept;
+            match fits {
+                true => counts.waiting += kept,
+                false => *counts.lost.entry(Where::Queue).or_default() += kept,
+            }
+        }
+        if fits && events > 0 {
+            inner.events += events;
+            inner.bytes += bytes;
+            inner.items.push_back(Item::Events(delivery));
+            drop(inner);
+            self.ready.notify_one();
+        }
+    }
+
+    /// Adds a tick, unless one already waits.
+    pub fn tick(&self, now: u64) {
+        let mut inner = self.lock();
+        if !inner.tick_waits {
+            inner.tick_waits = true;
+            inner.items.push_back(Item::Tick { now });
+            drop(inner);
+            self.ready.notify_one();
+        }
+    }
+
+    /// Says that nothing more will come.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.ready.notify_one();
+    }
+
+    /// The next item, waited for; none once the queue is closed and empty. For one reader, which settles every event
+    /// that it takes. Can be abandoned while it waits without losing anything.
+    pub async fn pop(&self) -> Option<Item> {
+        loop {
+            {
+                let mut inner = self.lock();
+                if let Some(item) = inner.items.pop_front() {
+                    if matches!(item, Item::Tick { .. }) {
+                        inner.tick_waits = false;
+                    }
+                    return Some(item);
+                }
+                if inner.closed {
+                    return None;
+                }
+            }
+            self.ready.notified().await;
+        }
+    }
+
+    /// Says what became of events that were taken.
+    pub fn settle(&self, kind: Kind, events: usize, lost: Option<Where>) {
+        let mut inner = self.lock();
+        // What was abandoned in the meantime has been counted.
+        let waiting = inner.counts.entry(kind).or_default().waiting;
+        let events = waiting.min(events as u64);
+        let share = inner.bytes * events / inner.events.max(1);
+        inner.events -= events;
+        inner.bytes = if inner.events == 0 { 0 } else { inner.bytes - share };
+        let counts = inner.counts.entry(kind).or_default();
+        counts.waiting -= events;
+        match lost {
+            None => counts.delivered += events,
+            Some(place) => *counts.lost.entry(place).or_default() += events,
+        }
+    }
+
+    /// Empties the queue: what waits, or was taken and not settled, is lost.
+    pub fn abandon(&self, place: Where) {
+        let mut inner = self.lock();
+        inner.items.clear();
+        (inner.events, inner.bytes, inner.tick_waits) = (0, 0, false);
+        for counts in inner.counts.values_mut().filter(|counts| counts.waiting > 0) {
+            let waiting = std::mem::take(&mut counts.waiting);
+            *counts.lost.entry(place).or_default() += waiting;
+        }
+    }
+
+    /// Whether nothing waits and nothing is being handled.
+    pub fn is_idle(&self) -> bool {
+        let inner = self.lock();
+        inner.events == 0 && inner.items.is_empty()
+    }
+
+    /// What became of the events so far, by kind.
+    pub fn counts(&self) -> BTreeMap<Kind, KindCounts> {
+        self.lock().counts.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Columns, decode, runs_for};
+    use crate::wit::process::Fork;
+
+    fn forks(count: u64) -> Arc<Batch> {
+        let fork = |time| Fork { time, task: decode::tests::task(), child_pid: 1 };
+        let mut pending = Columns { fork: (0..count).map(fork).collect(), ..Default::default() };
+        Arc::new(Batch::cut(&mut pending, u64::MAX))
+    }
+
+    fn sums(queue: &Queue) -> KindCounts {
+        let counts = queue.counts().remove(&Kind::Fork).unwrap_or_default();
+        let lost: u64 = counts.lost.values().sum();
+        assert_eq!(counts.seen, counts.filtered + counts.delivered + counts.waiting + lost);
+        counts
+    }
+
+    #[tokio::test]
+    async fn every_event_is_delivered_filtered_waiting_or_lost() {
+        let queue = Queue::new([Kind::Fork].into_iter().collect(), 10, u64::MAX);
+        let batch = forks(6);
+        let mut keep = Keep::default();
+        let rows = runs_for(&batch, &keep, KindSet::all()).remove(0);
+        keep.drop_rows(&rows, &[true, true, false, true, true, true]);
+        queue.push(Delivery { batch, keep: Arc::new(keep) });
+        queue.push(Delivery { batch: forks(5), keep: Arc::default() });
+        queue.push(Delivery { batch: forks(6), keep: Arc::default() });
+        let counts = sums(&queue);
+        assert_eq!((counts.seen, counts.filtered, counts.waiting), (17, 1, 10));
+        assert_eq!(counts.lost[&Where::Queue], 6);
+
+        assert!(matches!(queue.pop().await, Some(Item::Events(_))));
+        queue.settle(Kind::Fork, 3, None);
+        queue.settle(Kind::Fork, 2, Some(Where::Fault));
+        assert!(!queue.is_idle());
+        queue.abandon(Where::Shutdown);
+        let counts = sums(&queue);
+        assert_eq!((counts.delivered, counts.waiting), (3, 0));
+        assert_eq!(counts.lost[&Where::Shutdown], 5);
+        assert!(queue.is_idle());
+        queue.close();
+        assert!(queue.pop().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_batch_larger_than_the_queue_is_delivered_when_nothing_waits_and_ticks_do_not_pile_up() {
+        let queue = Queue::new([Kind::Fork].into_iter().collect(), 2, u64::MAX);
+        queue.tick(1);
+        queue.tick(2);
+        queue.push(Delivery { batch: forks(5), keep: Arc::default() });
+        assert!(matches!(queue.pop().await, Some(Item::Tick { now: 1 })));
+        assert!(matches!(queue.pop().await, Some(Item::Events(_))));
+        assert_eq!(sums(&queue).waiting, 5);
+    }
+}

@@ -1,0 +1,206 @@
+//! A plugin's file: compiled, and described by what it exports and imports. It knows nothing of running it.
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, InstancePre};
+
+use super::engine::Runtime;
+use super::services::State;
+use crate::event::{Kind, KindSet};
+
+/// The package of the plugin interface.
+pub const PACKAGE: &str = "eunomia:plugin";
+
+/// The version of the plugin interface that this host speaks.
+pub const INTERFACE_VERSION: &str = "0.1.0";
+
+/// The largest plugin file. Python's and JavaScript's run times have 10 to 40 MiB.
+const MAX_FILE_BYTES: usize = 64 << 20;
+
+/// What a component would do here.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// The kinds that it handles.
+    pub handles: KindSet,
+    /// The kinds that it filters.
+    pub filters: KindSet,
+    /// It wants ticks.
+    pub ticks: bool,
+    /// It wants its settings, and to be told of its end.
+    pub lives: bool,
+    /// Host services that it imports.
+    pub services: Vec<String>,
+    /// WASI interfaces that it imports. They are there, with nothing granted.
+    pub wasi: Vec<String>,
+    /// Imports that this host does not have; with any of them the plugin is refused.
+    pub refused: Vec<String>,
+    /// Exports that this host does not know and ignores.
+    pub ignored: Vec<String>,
+    /// Interfaces of another version of the plugin interface.
+    pub other_versions: Vec<String>,
+}
+
+/// A plugin's component, compiled.
+pub struct Compiled {
+    component: Component,
+    /// What it would do here.
+    pub description: Description,
+}
+
+impl Compiled {
+    /// Compiles a component. Takes a processor's time: for a thread that may block.
+    pub fn new(runtime: &Runtime, bytes: &[u8]) -> Result<Self> {
+        recognise(bytes)?;
+        let component = Component::from_binary(&runtime.engine, bytes)
+            .map_err(anyhow::Error::from)
+            .context("it is damaged or uses something that this host does not run; build it again and copy it whole")?;
+        let description = describe(runtime, &component);
+        Ok(Compiled { component, description })
+    }
+
+    /// Why it cannot run here, if it cannot.
+    pub fn check(&self) -> Result<()> {
+        let description = &self.description;
+        if let Some(other) = description.other_versions.first() {
+            bail!(
+                "it was built for {other}, and this host speaks {PACKAGE}@{INTERFACE_VERSION}; \
+                 build it against this version's wit folder, or use the host that it was built for"
+            );
+        }
+        ensure!(
+            description.refused.is_empty(),
+            "it needs {}, which this host does not offer; a plugin may import {PACKAGE}'s services and WASI 0.2's \
+             command-line interfaces",
+            description.refused.join(", ")
+        );
+        ensure!(
+            !(description.handles.is_empty() && description.filters.is_empty() && !description.ticks),
+            "it exports nothing that this host calls; export at least one of {}",
+            handler_names().join(", ")
+        );
+        Ok(())
+    }
+
+    /// Links it with the host's services.
+    pub(super) fn link(&self, runtime: &Runtime) -> Result<InstancePre<State>> {
+        self.check()?;
+        runtime.linker.instantiate_pre(&self.component).map_err(|error| {
+            anyhow!("its imports do not have the types that this host offers: {error:#}; build it against this version's wit folder")
+        })
+    }
+}
+
+/// Says what bytes are that are no component.
+fn recognise(bytes: &[u8]) -> Result<()> {
+    const BUILD: &str = "a plugin is a WebAssembly component, as `cargo build --target wasm32-wasip2` makes";
+    ensure!(!bytes.is_empty(), "the file is empty; copy the plugin again");
+    ensure!(
+        bytes.len() <= MAX_FILE_BYTES,
+        "the file has {} MiB, and the largest plugin that is loaded has {}",
+        bytes.len() >> 20,
+        MAX_FILE_BYTES >> 20
+    );
+    ensure!(bytes.len() >= 8 || !b"\0asm".starts_with(&bytes[..bytes.len().min(4)]), "the file is cut off; copy it again");
+    match bytes {
+        [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(()),
+        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => bail!(
+            "it is a core WebAssembly module, not a component; build it with `--target wasm32-wasip2`, or turn it into \
+             one with `wasm-tools component new`"
+        ),
+        [0, b'a', b's', b'm', ..] => bail!("it is WebAssembly of an unknown version; {BUILD}"),
+        [0x7f, b'E', b'L', b'F', ..] => bail!("it is a native program or precompiled code (ELF); {BUILD}"),
+        _ if bytes.trim_ascii_start().starts_with(b"(") => {
+            bail!("it is WebAssembly text; turn it into a component with `wasm-tools parse`")
+        }
+        _ => bail!("it is not WebAssembly; {BUILD}"),
+    }
+}
+
+/// An interface's full name.
+pub fn interface(name: &str) -> String {
+    format!("{PACKAGE}/{name}@{INTERFACE_VERSION}")
+}
+
+fn handler_names() -> Vec<String> {
+    let handlers = Kind::ALL.iter().map(|kind| format!("on-{kind}"));
+    let filters = Kind::ALL.iter().filter(|kind| kind.source() != "host").map(|kind| format!("filter-{kind}"));
+    handlers.chain(["on-tick".to_owned()]).chain(filters).collect()
+}
+
+fn describe(runtime: &Runtime, component: &Component) -> Description {
+    let mut description = Description::default();
+    let types = component.component_type();
+    for (name, item) in types.exports(&runtime.engine) {
+        let own = name.strip_prefix(PACKAGE).and_then(|rest| rest.strip_prefix('/')).and_then(|rest| rest.split_once('@'));
+        match own {
+            Some((_, version)) if version != INTERFACE_VERSION => description.other_versions.push(name.to_owned()),
+            Some((name, _)) => describe_export(&mut description, name),
+            None if matches!(item.ty, ComponentItem::Type(_)) => {}
+            None => description.ignored.push(name.to_owned()),
+        }
+    }
+    for (name, _) in types.imports(&runtime.engine) {
+        let package = name.split(['/', '@']).next().unwrap_or(name);
+        let version = name.rsplit_once('@').map_or("", |(_, version)| version);
+        match package {
+            PACKAGE if version != INTERFACE_VERSION => description.other_versions.push(name.to_owned()),
+            PACKAGE => match name.strip_prefix(PACKAGE).and_then(|rest| rest.split('@').next()) {
+                Some("/alerts" | "/processes") => description.services.push(name.to_owned()),
+                Some("/types" | "/process") => {}
+                _ => description.refused.push(name.to_owned()),
+            },
+            "wasi:cli" | "wasi:io" | "wasi:clocks" | "wasi:random" | "wasi:filesystem" | "wasi:sockets"
+                if version.starts_with("0.2.") =>
+            {
+                description.wasi.push(name.to_owned());
+            }
+            _ => description.refused.push(name.to_owned()),
+        }
+    }
+    description
+}
+
+fn describe_export(description: &mut Description, name: &str) {
+    let kind = |prefix: &str| name.strip_prefix(prefix).and_then(|kind| kind.parse::<Kind>().ok());
+    match name {
+        "life" => description.lives = true,
+        "on-tick" => description.ticks = true,
+        _ => match (kind("on-"), kind("filter-")) {
+            (Some(kind), _) => description.handles.insert(kind),
+            (_, Some(kind)) if kind.source() != "host" => description.filters.insert(kind),
+            _ => description.ignored.push(interface(name)),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_component_is_named() {
+        let text = |bytes: &[u8]| recognise(bytes).unwrap_err().to_string();
+        assert!(text(b"").contains("empty"));
+        assert!(text(b"\0as").contains("cut off"));
+        assert!(text(b"\0asm\x01\0\0\0").contains("core WebAssembly module"));
+        assert!(text(b"\x7fELF\x02\x01\x01\0").contains("ELF"));
+        assert!(text(b" (component)").contains("text"));
+        assert!(text(b"hello").contains("not WebAssembly"));
+        assert!(recognise(b"\0asm\x0d\0\x01\0").is_ok());
+    }
+
+    #[test]
+    fn a_cut_off_component_is_refused_with_the_remedy() {
+        let runtime = Runtime::new().unwrap();
+        let error = Compiled::new(&runtime, b"\0asm\x0d\0\x01\0\x07\xff").err().unwrap();
+        assert!(format!("{error:#}").contains("copy it whole"), "{error:#}");
+    }
+
+    #[test]
+    fn a_component_that_exports_nothing_known_is_refused_with_what_it_could_export() {
+        let runtime = Runtime::new().unwrap();
+        let compiled = Compiled::new(&runtime, b"\0asm\x0d\0\x01\0").unwrap();
+        let error = compiled.check().unwrap_err().to_string();
+        assert!(error.contains("on-exec") && error.contains("filter-exit"), "{error}");
+    }
+}

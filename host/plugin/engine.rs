@@ -1,0 +1,61 @@
+//! The one engine that compiles and runs all plugins, its clock of epochs, and the linker with the host's services.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::component::{HasSelf, Linker};
+use wasmtime::{Config, Engine, Result, Strategy, WasmBacktraceDetails};
+
+use super::services::State;
+use crate::wit;
+
+/// How often a running plugin is looked at: it yields to the others, and its deadline is counted in these slices.
+pub const SLICE: Duration = Duration::from_millis(1);
+
+/// A plugin's call stack. Ordinary components need some tens of KiB; recursion is stopped here with a trap.
+const STACK_BYTES: usize = 512 << 10;
+
+/// The stack that a plugin and the host functions that it calls share.
+const FIBER_STACK_BYTES: usize = STACK_BYTES + (512 << 10);
+
+/// What all plugins share.
+#[derive(Clone)]
+pub struct Runtime {
+    pub(super) engine: Engine,
+    pub(super) linker: Arc<Linker<State>>,
+}
+
+impl Runtime {
+    /// Starts the engine and the thread that counts its epochs, which ends with the last clone of the engine.
+    pub fn new() -> Result<Self> {
+        let mut config = Config::new();
+        config
+            .strategy(Strategy::Cranelift)
+            .epoch_interruption(true)
+            // A call costs 3 to 5 times as much with it, and no plugin needs it.
+            .concurrency_support(false)
+            .gc_support(false)
+            .wasm_multi_memory(false)
+            .wasm_memory64(false)
+            .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+            .max_wasm_stack(STACK_BYTES)
+            .async_stack_size(FIBER_STACK_BYTES);
+        let engine = Engine::new(&config)?;
+        let weak = engine.weak();
+        // A thread of its own: a task among the plugins' could be starved by the very plugin it is to stop.
+        std::thread::Builder::new().name("epochs".into()).spawn(move || {
+            while let Some(engine) = weak.upgrade() {
+                engine.increment_epoch();
+                drop(engine);
+                std::thread::sleep(SLICE);
+            }
+        })?;
+        let mut linker = Linker::new(&engine);
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        wit::alerts::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
+        wit::processes::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
+        wit::process::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
+        wit::types::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
+        Ok(Runtime { engine, linker: Arc::new(linker) })
+    }
+}

@@ -1,0 +1,266 @@
+//! One instance of a plugin: its memory, its exported functions, and calls into it under deadline and memory limit.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, ensure};
+use wasmtime::component::{ComponentExportIndex, ComponentNamedList, Instance as Linked, InstancePre, Lift, Lower, TypedFunc};
+use wasmtime::{Store, Trap, UpdateDeadline};
+
+use super::component::{Description, interface};
+use super::limits::{Limiter, Limits, START_DEADLINE_MS, WALL_MS};
+use super::lower::Run;
+use super::services::{Outlets, State};
+use crate::event::{Kind, Record, Rows, Visitor};
+
+/// Why an instance has ended. It is never called again.
+#[derive(Debug)]
+pub struct Fault(String);
+
+impl Fault {
+    pub(super) fn new(what: String) -> Self {
+        Fault(what)
+    }
+
+    /// The same, with what it costs.
+    pub(super) fn losing(self, events: usize, kind: Kind) -> Self {
+        Fault(format!("{}; {events} {kind} events of that call are lost to it", self.0))
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+type CallFuture<'a, T> = Pin<Box<dyn Future<Output = wasmtime::Result<T>> + Send + 'a>>;
+
+/// An exported function that takes a run of events of one kind.
+trait RunFunc<T>: Send + Sync {
+    fn call<'a>(&'a self, store: &'a mut Store<State>, rows: Rows) -> CallFuture<'a, T>;
+}
+
+impl<R: Record> RunFunc<()> for TypedFunc<(Run<R>,), ()> {
+    fn call<'a>(&'a self, store: &'a mut Store<State>, rows: Rows) -> CallFuture<'a, ()> {
+        Box::pin(self.call_async(store, (Run::new(rows),)))
+    }
+}
+
+impl<R: Record> RunFunc<Vec<bool>> for TypedFunc<(Run<R>,), (Vec<bool>,)> {
+    fn call<'a>(&'a self, store: &'a mut Store<State>, rows: Rows) -> CallFuture<'a, Vec<bool>> {
+        Box::pin(async { Ok(self.call_async(store, (Run::new(rows),)).await?.0) })
+    }
+}
+
+/// An instance of a plugin.
+pub(super) struct Instance {
+    store: Store<State>,
+    deadline_ms: u64,
+    handlers: BTreeMap<Kind, Box<dyn RunFunc<()>>>,
+    filters: BTreeMap<Kind, Box<dyn RunFunc<Vec<bool>>>>,
+    on_tick: Option<TypedFunc<(u64, u64), ()>>,
+    start: Option<TypedFunc<(String,), (Result<(), String>,)>>,
+    stop: Option<TypedFunc<(), ()>>,
+}
+
+/// Everything that an instance is made of, for as many instances in turn as it takes.
+pub(super) struct Blueprint {
+    pub name: Arc<str>,
+    pub linked: InstancePre<State>,
+    pub description: Description,
+    pub limits: Limits,
+    pub config: String,
+    pub outlets: Outlets,
+    pub alerts_raised: Arc<AtomicU64>,
+}
+
+impl Blueprint {
+    /// Makes an instance and starts it.
+    pub async fn start(&self) -> Result<Instance> {
+        let limiter = Limiter::new(self.limits.memory_bytes);
+        let (outlets, alerts_raised) = (self.outlets.clone(), self.alerts_raised.clone());
+        let state = State::new(self.name.clone(), outlets, limiter, alerts_raised);
+        let mut store = Store::new(self.linked.engine(), state);
+        store.limiter(|state| &mut state.limiter);
+        store.epoch_deadline_callback(|mut store| {
+            let state = store.data_mut();
+            state.slices_left = state.slices_left.saturating_sub(1);
+            Ok(if state.slices_left == 0 { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
+        });
+        enter(&mut store, START_DEADLINE_MS);
+        let linked = self.linked.clone();
+        let linked = bounded(&mut store, START_DEADLINE_MS, |store| Box::pin(linked.instantiate_async(store)))
+            .await
+            .map_err(|fault| anyhow!("it could not be instantiated: {fault}"))?;
+        let mut instance = self.look_up(store, &linked)?;
+        if let Some(start) = instance.start.clone() {
+            let config = self.config.clone();
+            let call = |store| -> CallFuture<'_, _> { Box::pin(async move { start.call_async(store, (config,)).await }) };
+            let (result,) = bounded(&mut instance.store, START_DEADLINE_MS, call)
+                .await
+                .map_err(|fault| anyhow!("its start function failed: {fault}"))?;
+            result.map_err(|reason| anyhow!("its start function says: {}", reason.escape_debug()))?;
+        }
+        Ok(instance)
+    }
+
+    fn look_up(&self, mut store: Store<State>, linked: &Linked) -> Result<Instance> {
+        let description = &self.description;
+        let mut handlers = BTreeMap::new();
+        for kind in description.handles.iter() {
+            handlers.insert(kind, kind.visit(FindHandler { store: &mut store, linked, kind })?);
+        }
+        let mut filters = BTreeMap::new();
+        for kind in description.filters.iter() {
+            filters.insert(kind, kind.visit(FindFilter { store: &mut store, linked, kind })?);
+        }
+        let on_tick = match description.ticks {
+            true => Some(find(&mut store, linked, "on-tick", "handle")?),
+            false => None,
+        };
+        let (start, stop) = match description.lives {
+            true => {
+                (Some(find(&mut store, linked, "life", "start")?), Some(find(&mut store, linked, "life", "stop")?))
+            }
+            false => (None, None),
+        };
+        Ok(Instance { store, deadline_ms: self.limits.deadline_ms, handlers, filters, on_tick, start, stop })
+    }
+}
+
+impl Instance {
+    /// Has a run of events handled.
+    pub async fn handle(&mut self, rows: Rows) -> Result<(), Fault> {
+        let handler = &self.handlers[&rows.kind];
+        self.store.data_mut().handles_alerts = rows.kind == Kind::Alert;
+        let result = bounded(&mut self.store, self.deadline_ms, |store| handler.call(store, rows)).await;
+        self.store.data_mut().handles_alerts = false;
+        result
+    }
+
+    /// Asks which events of a run pass: one answer per event.
+    pub async fn keep(&mut self, rows: Rows) -> Result<Vec<bool>, Fault> {
+        let (filter, events) = (&self.filters[&rows.kind], rows.len());
+        let kept = bounded(&mut self.store, self.deadline_ms, |store| filter.call(store, rows)).await?;
+        match kept.len() == events {
+            true => Ok(kept),
+            false => Err(Fault(format!("its filter was asked about {events} events and gave {} answers", kept.len()))),
+        }
+    }
+
+    /// Tells it that an interval has passed.
+    pub async fn tick(&mut self, now: u64, interval: Duration) -> Result<(), Fault> {
+        let Some(on_tick) = self.on_tick else { return Ok(()) };
+        let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
+        let call = |store| -> CallFuture<'_, ()> {
+            Box::pin(async move { on_tick.call_async(store, (now, interval)).await })
+        };
+        bounded(&mut self.store, self.deadline_ms, call).await
+    }
+
+    /// Tells it that no more events come, and ends it.
+    pub async fn stop(mut self) -> Result<(), Fault> {
+        let result = match self.stop {
+            Some(stop) => {
+                let call = |store| -> CallFuture<'_, ()> { Box::pin(async move { stop.call_async(store, ()).await }) };
+                bounded(&mut self.store, START_DEADLINE_MS, call).await
+            }
+            None => Ok(()),
+        };
+        let print = self.store.data().print.clone();
+        print.finish().await;
+        result
+    }
+}
+
+struct FindHandler<'a> {
+    store: &'a mut Store<State>,
+    linked: &'a Linked,
+    kind: Kind,
+}
+
+impl Visitor for FindHandler<'_> {
+    type Output = Result<Box<dyn RunFunc<()>>>;
+
+    fn visit<R: Record>(self) -> Self::Output {
+        let func: TypedFunc<(Run<R>,), ()> = find(self.store, self.linked, &format!("on-{}", self.kind), "handle")?;
+        Ok(Box::new(func))
+    }
+}
+
+struct FindFilter<'a> {
+    store: &'a mut Store<State>,
+    linked: &'a Linked,
+    kind: Kind,
+}
+
+impl Visitor for FindFilter<'_> {
+    type Output = Result<Box<dyn RunFunc<Vec<bool>>>>;
+
+    fn visit<R: Record>(self) -> Self::Output {
+        let name = format!("filter-{}", self.kind);
+        let func: TypedFunc<(Run<R>,), (Vec<bool>,)> = find(self.store, self.linked, &name, "keep")?;
+        Ok(Box::new(func))
+    }
+}
+
+fn find<P, T>(store: &mut Store<State>, linked: &Linked, name: &str, function: &str) -> Result<TypedFunc<P, T>>
+where
+    P: ComponentNamedList + Lower,
+    T: ComponentNamedList + Lift,
+{
+    let name = interface(name);
+    let export: Option<ComponentExportIndex> = linked.get_export_index(&mut *store, None, &name);
+    let index = export.and_then(|export| linked.get_export_index(&mut *store, Some(&export), function));
+    ensure!(index.is_some(), "its export {name} lacks the function {function}; build it against this version's wit folder");
+    let index = index.expect("checked");
+    linked.get_typed_func(&mut *store, index).map_err(|error| {
+        anyhow!("its export {name}#{function} has another type than this host's: {error:#}; build it against this version's wit folder")
+    })
+}
+
+fn enter(store: &mut Store<State>, deadline_ms: u64) {
+    // A deadline of n slices is over at the n-th tick after this one, so that it runs for at least that long.
+    store.data_mut().slices_left = deadline_ms + 1;
+    store.set_epoch_deadline(1);
+}
+
+/// Calls into the instance: so much time to run, and some more to sleep or wait for the host, but time in which
+/// standard output takes nothing does not count, for that is not the plugin's doing.
+async fn bounded<'s, T, F>(store: &'s mut Store<State>, deadline_ms: u64, call: F) -> Result<T, Fault>
+where
+    F: FnOnce(&'s mut Store<State>) -> CallFuture<'s, T>,
+{
+    enter(store, deadline_ms);
+    let output = store.data().outlets.output.clone();
+    let refused = store.data().limiter.refused.clone();
+    let mut call = call(store);
+    loop {
+        match tokio::time::timeout(Duration::from_millis(WALL_MS), &mut call).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => return Err(explain(&error, deadline_ms, refused.load(Ordering::Relaxed))),
+            Err(_) if output.is_waiting() => {}
+            Err(_) => return Err(Fault(format!("it did not return within {WALL_MS} ms, sleeping or waiting"))),
+        }
+    }
+}
+
+/// What a person needs to know of a trap.
+fn explain(error: &wasmtime::Error, deadline_ms: u64, memory_refused: bool) -> Fault {
+    let what = match error.downcast_ref::<Trap>() {
+        Some(Trap::Interrupt) => format!("it ran for more than {deadline_ms} ms in one call (limits.deadline_ms)"),
+        Some(Trap::StackOverflow) => "its stack overflowed: endless recursion?".to_owned(),
+        Some(trap) => format!("it trapped: {trap}"),
+        None => format!("{:#}", error).lines().next().unwrap_or_default().to_owned(),
+    };
+    match memory_refused {
+        true => Fault(format!("{what}; before that it was refused more memory than limits.memory_bytes allows")),
+        false => Fault(what),
+    }
+}

@@ -1,0 +1,234 @@
+//! The plugins that run, and the sources that they need: loading, exchanging, unloading.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::sync::mpsc;
+use tokio::task::{block_in_place, spawn_blocking};
+
+use super::summary::PluginSummary;
+use crate::config::Config;
+use crate::directory::Change;
+use crate::dispatch::Message;
+use crate::event::{Kind, KindSet};
+use crate::plugin::{Compiled, Outlets, Plugin, Runtime};
+use crate::source::{self, Poller, SourceState, State};
+
+/// How long a plugin's stop function may keep the host from ending.
+const STOP_TIME: Duration = Duration::from_secs(3);
+
+/// The place of plugins of the directory: behind those named on the command line.
+const BEHIND_NAMED: usize = usize::MAX;
+
+/// The import that needs the process table, and the kinds that keep it.
+const PROCESS_TABLE: &str = "eunomia:plugin/processes@";
+const PROCESS_KINDS: [Kind; 3] = [Kind::Exec, Kind::Exit, Kind::Fork];
+
+/// What runs.
+pub struct Host {
+    runtime: Runtime,
+    outlets: Outlets,
+    messages: mpsc::Sender<Message>,
+    poller: Poller,
+    config: Config,
+    plugins: Plugins,
+    wanted: KindSet,
+    sources: Vec<SourceState>,
+}
+
+/// The plugins by name, and what those did that have gone.
+#[derive(Default)]
+pub struct Plugins {
+    running: BTreeMap<String, Plugin>,
+    leaving: Vec<Plugin>,
+    gone: BTreeMap<String, PluginSummary>,
+}
+
+impl Host {
+    pub fn new(
+        runtime: Runtime,
+        outlets: Outlets,
+        messages: mpsc::Sender<Message>,
+        poller: Poller,
+        config: Config,
+    ) -> Self {
+        let (plugins, wanted, sources) = Default::default();
+        Host { runtime, outlets, messages, poller, config, plugins, wanted, sources }
+    }
+
+    /// Loads the plugins of the command line. True when there is none that works.
+    pub async fn load_named(&mut self) -> bool {
+        for (argument, file) in self.config.plugins.clone().iter().enumerate() {
+            let name = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+            let outcome = match self.plugins.running.contains_key(&name) {
+                true => Err(anyhow::anyhow!(
+                    "a plugin named {name} already runs; name each plugin once, or rename this file"
+                )),
+                false => self.load(&name, file, argument).await,
+            };
+            if let Err(error) = outcome {
+                log::error!("plugin {} is not loaded: {error:#}", file.display());
+            }
+        }
+        self.plugins.running.is_empty()
+    }
+
+    /// Follows changes of the plugin directory.
+    pub async fn follow(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::Load { name, file } => {
+                    let runs = self.plugins.running.contains_key(&name);
+                    if let Err(error) = self.load(&name, &file, BEHIND_NAMED).await {
+                        let what = if runs { "; the version before it goes on" } else { "" };
+                        log::error!("plugin {} is not loaded: {error:#}{what}", file.display());
+                    }
+                }
+                Change::Unload { name } => self.unload(&name).await,
+            }
+        }
+        self.plugins.retire_ended();
+    }
+
+    async fn load(&mut self, name: &str, file: &Path, argument: usize) -> Result<()> {
+        let named = self.config.plugins.iter().any(|named| named.file_stem().is_some_and(|stem| stem == name));
+        if named && argument == BEHIND_NAMED {
+            bail!("a plugin named {name} was given with --plugin; rename this file");
+        }
+        let bytes = std::fs::read(file).context("cannot read it")?;
+        let settings = self.config.settings_of(name, file)?;
+        let runtime = self.runtime.clone();
+        let compiled = spawn_blocking(move || Compiled::new(&runtime, &bytes)).await??;
+        for ignored in &compiled.description.ignored {
+            log::warn!("plugin {name}: its export {ignored} is unknown to this host and ignored");
+        }
+        compiled.check()?;
+        let replaced = self.plugins.running.get_mut(name);
+        let swaps = replaced.is_some();
+        let (plugin, member) =
+            Plugin::start(&self.runtime, (name, argument), &compiled, &settings, &self.outlets, replaced).await?;
+        let old = self.plugins.running.insert(name.to_owned(), plugin);
+        self.plugins.leaving.extend(old);
+        // Sources first: from the moment that the plugin stands in the line it misses nothing.
+        self.attach_sources();
+        _ = self.messages.send(Message::Join(Box::new(member))).await;
+        log::info!("plugin {name} {}", if swaps { "exchanged for its new version" } else { "loaded" });
+        Ok(())
+    }
+
+    async fn unload(&mut self, name: &str) {
+        let Some(plugin) = self.plugins.running.remove(name) else { return };
+        _ = self.messages.send(Message::Leave(plugin.name.clone())).await;
+        self.plugins.leaving.push(plugin);
+        self.attach_sources();
+        log::info!("plugin {name} unloaded");
+    }
+
+    /// Has the sources attached that the plugins need now, and no others.
+    fn attach_sources(&mut self) {
+        let plugins = self.plugins.running.values();
+        let wanted = plugins.fold(KindSet::default(), |all, plugin| {
+            let table = plugin.description.services.iter().any(|service| service.starts_with(PROCESS_TABLE));
+            let for_table = if table { PROCESS_KINDS.into_iter().collect() } else { KindSet::default() };
+            all.or(plugin.queue.wanted()).or(for_table)
+        });
+        if wanted == self.wanted && !self.sources.is_empty() {
+            return;
+        }
+        let had = std::mem::replace(&mut self.wanted, wanted);
+        let before = std::mem::take(&mut self.sources);
+        self.sources = block_in_place(|| self.poller.want(wanted));
+        if wanted.has(Kind::Fork) && !had.has(Kind::Fork) {
+            // After attaching, so that none falls between the two.
+            self.outlets.processes.add_running(block_in_place(source::running_processes));
+        }
+        for state in &self.sources {
+            let was = before.iter().find(|other| other.source == state.source).map(|state| &state.state);
+            if was == Some(&state.state) {
+                continue;
+            }
+            match &state.state {
+                State::Failed { why } => log::error!(
+                    "source {} is not available, so plugins {} get none of its events: {}",
+                    state.source,
+                    self.plugins.that_want(state.source).join(", "),
+                    super::show::reasons(why)
+                ),
+                State::Attached { hook, .. } => log::info!("source {} attached by {hook}", state.source),
+                State::Off if was.is_some() => log::info!("source {} detached: no plugin needs it", state.source),
+                State::Off => {}
+            }
+        }
+    }
+
+    /// An error when plugins want sources, and none of them can be had.
+    pub fn check_sources(&self) -> Result<()> {
+        let failed: Vec<_> = self.sources.iter().filter(|state| matches!(state.state, State::Failed { .. })).collect();
+        let works = self.sources.iter().any(|state| matches!(state.state, State::Attached { .. }));
+        match failed.first() {
+            Some(SourceState { source, state: State::Failed { why } }) if !works => {
+                bail!("no source of events can be attached. {source}: {}", super::show::reasons(why))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The line that says that events are seen from now on.
+    pub fn ready_line(&self) -> String {
+        let sources: Vec<String> = self
+            .sources
+            .iter()
+            .filter_map(|state| match &state.state {
+                State::Attached { hook, misses, .. } if misses.is_empty() => Some(format!("{} ({hook})", state.source)),
+                State::Attached { hook, misses, .. } => Some(format!("{} ({hook}; misses {misses})", state.source)),
+                State::Failed { .. } => Some(format!("{} (failed)", state.source)),
+                State::Off => None,
+            })
+            .collect();
+        let plugins: Vec<_> = self.plugins.running.keys().map(String::as_str).collect();
+        let list = |names: String| if names.is_empty() { "none".to_owned() } else { names };
+        let state = if self.sources.iter().any(|state| matches!(state.state, State::Failed { .. })) { " degraded" } else { "" };
+        format!("ready{state} sources: {} plugins: {}", list(sources.join(", ")), list(plugins.join(", ")))
+    }
+
+    /// What is needed to stop.
+    pub fn into_parts(self) -> (Poller, Plugins) {
+        (self.poller, self.plugins)
+    }
+}
+
+impl Plugins {
+    fn that_want(&self, source: &str) -> Vec<&str> {
+        let wants = |plugin: &&Plugin| plugin.queue.wanted().iter().any(|kind| kind.source() == source);
+        self.running.values().filter(wants).map(|plugin| &*plugin.name).collect()
+    }
+
+    fn retire(&mut self, plugin: &Plugin) {
+        self.gone.entry(plugin.name.to_string()).or_default().add(plugin);
+    }
+
+    /// Keeps of the plugins that have ended no more than their counts.
+    fn retire_ended(&mut self) {
+        let (ended, leaving) = std::mem::take(&mut self.leaving).into_iter().partition(|plugin| plugin.state() == "stopped");
+        self.leaving = leaving;
+        let ended: Vec<Plugin> = ended;
+        ended.iter().for_each(|plugin| self.retire(plugin));
+    }
+
+    /// Waits for the end of all of them, and says what each did.
+    pub async fn finish(mut self) -> BTreeMap<String, PluginSummary> {
+        let running = std::mem::take(&mut self.running).into_values();
+        let all: Vec<Plugin> = std::mem::take(&mut self.leaving).into_iter().chain(running).collect();
+        let deadline = tokio::time::Instant::now() + STOP_TIME;
+        for mut plugin in all {
+            if tokio::time::timeout_at(deadline, plugin.ended()).await.is_err() {
+                log::error!("plugin {} did not stop within {} s", plugin.name, STOP_TIME.as_secs());
+                plugin.queue.abandon(crate::dispatch::Where::Shutdown);
+            }
+            self.retire(&plugin);
+        }
+        self.gone
+    }
+}

@@ -1,0 +1,124 @@
+//! The wiring: which room is connected with which, and what happens from start to stop.
+
+mod host;
+mod show;
+mod summary;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::block_in_place;
+
+use crate::config::{Command, Config};
+use crate::directory::{Change, Directory};
+use crate::dispatch::{Dispatcher, Message, Processes};
+use crate::output::{self, Writer};
+use crate::plugin::{Outlets, Runtime};
+use crate::source::{self, Narrowing, Poller};
+use host::Host;
+use summary::Summary;
+
+/// How long standard output's reader may take for the last lines.
+const LAST_LINES_TIME: Duration = Duration::from_secs(5);
+
+/// The fewest worker threads: on one core, a plugin that runs must not keep the rest from being served.
+const MIN_WORKERS: usize = 2;
+
+/// Does what the command line says.
+pub fn run(command: Result<Command, Config>) -> Result<()> {
+    let workers = std::thread::available_parallelism().map_or(MIN_WORKERS, |cores| cores.get().max(MIN_WORKERS));
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    let outcome = match command {
+        Ok(Command::Sources { json }) => show::sources(json),
+        Ok(Command::Inspect { file }) => show::inspect(&file),
+        Ok(Command::Version) => show::version(),
+        Err(config) => tokio.block_on(tokio.spawn(run_plugins(config)))?,
+    };
+    // A plugin that is stuck must not keep the host from ending.
+    tokio.shutdown_background();
+    outcome
+}
+
+/// Runs plugins until somebody or something says stop.
+async fn run_plugins(config: Config) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let (output, writer) = output::start(config.alerts)?;
+    let processes = Arc::new(Processes::new(Box::new(source::process_of)));
+    let (dispatcher, messages, inbox) = Dispatcher::new(processes.clone());
+    let dispatched = tokio::spawn(dispatcher.run());
+    let narrowing = Narrowing {
+        pids: config.pids.clone(),
+        comms: config.comms.clone(),
+        uids: config.uids.clone(),
+        exclude_pid: Some(std::process::id()),
+    };
+    let to_dispatcher = messages.clone();
+    let deliver = move |batch| _ = to_dispatcher.blocking_send(Message::Batch(batch));
+    let poller = Poller::start(narrowing, Box::new(deliver))?;
+    let outlets = Outlets { output, inbox: inbox.clone(), processes };
+    let duration = config.duration;
+    let summary_file = config.summary.clone();
+    let mut directory = config.plugin_dir.as_deref().map(Directory::new);
+    let mut host = Host::new(Runtime::new()?, outlets, messages.clone(), poller, config);
+
+    let mut nothing_works = host.load_named().await;
+    if let Some(directory) = &mut directory {
+        host.follow(directory.first().await).await;
+        nothing_works = false; // What is not there yet may come.
+    }
+    ensure!(!nothing_works, "no plugin could be loaded, and there is no plugin directory to wait for one");
+    host.check_sources()?;
+    output::say(&host.ready_line());
+
+    let quiet = tokio::select! {
+        () = follow(&mut host, directory) => unreachable!("it follows for ever"),
+        _ = interrupt.recv() => false,
+        _ = terminate.recv() => false,
+        () = sleep_for(duration) => false,
+        () = writer.closed() => true,
+    };
+    tokio::spawn(async move {
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        output::say("stopped at once, with events still on their way");
+        std::process::exit(1);
+    });
+    let (poller, plugins) = host.into_parts();
+    let sources = block_in_place(|| poller.stop());
+    _ = messages.send(Message::Stop).await;
+    let dispatched = dispatched.await.context("the dispatcher failed; this is a defect of the host")?;
+    let plugins = plugins.finish().await;
+    finish_output(writer).await;
+    let summary = Summary::new(&sources, &dispatched, inbox.counts(), plugins);
+    if !quiet {
+        output::say(&summary.for_people());
+    }
+    match summary_file {
+        Some(path) => summary.write(&path),
+        None => Ok(()),
+    }
+}
+
+async fn follow(host: &mut Host, directory: Option<Directory>) {
+    let Some(mut directory) = directory else { return std::future::pending().await };
+    loop {
+        let changes: Vec<Change> = directory.changes().await;
+        host.follow(changes).await;
+    }
+}
+
+async fn sleep_for(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn finish_output(writer: Writer) {
+    let written = tokio::task::spawn_blocking(|| writer.finish());
+    if tokio::time::timeout(LAST_LINES_TIME, written).await.is_err() {
+        log::error!("standard output takes nothing; its last lines are lost");
+    }
+}

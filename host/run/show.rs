@@ -1,0 +1,83 @@
+//! The subcommands that show something and end.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::event::{Kind, KindSet};
+use crate::plugin::{Compiled, INTERFACE_VERSION, PACKAGE, Runtime};
+use crate::source::{self, State};
+
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("cannot write"),
+        _ => Ok(()),
+    }
+}
+
+/// Why hooks were not taken, in a line.
+pub fn reasons(why: &[(&'static str, String)]) -> String {
+    why.iter().map(|(hook, reason)| format!("{hook}: {reason}")).collect::<Vec<_>>().join("; ")
+}
+
+pub fn version() -> Result<()> {
+    print(&format!("eunomia-host {}\nplugin interface {PACKAGE}@{INTERFACE_VERSION}\n", env!("CARGO_PKG_VERSION")))
+}
+
+pub fn sources(json: bool) -> Result<()> {
+    let states = source::probe();
+    if json {
+        let list: Vec<_> = states.iter().map(|state| serde_json::json!(state)).collect();
+        return print(&format!("{}\n", serde_json::to_string_pretty(&list)?));
+    }
+    let mut text = format!("{:<10}{:<10}{:<24}{}\n", "SOURCE", "STATE", "HOOK", "KINDS");
+    for state in &states {
+        let kinds = names(Kind::ALL.iter().copied().filter(|kind| kind.source() == state.source).collect());
+        let (word, hook, why, misses) = match &state.state {
+            State::Attached { hook, misses, why_not_better } => ("works", *hook, why_not_better.as_slice(), *misses),
+            State::Failed { why } => ("failed", "-", why.as_slice(), ""),
+            State::Off => ("off", "-", [].as_slice(), ""),
+        };
+        _ = writeln!(text, "{:<10}{word:<10}{hook:<24}{kinds}", state.source);
+        if !misses.is_empty() {
+            _ = writeln!(text, "{:10}misses: {misses}", "");
+        }
+        for (hook, reason) in why {
+            _ = writeln!(text, "{:10}not {hook}: {reason}", "");
+        }
+    }
+    print(&text)
+}
+
+pub fn inspect(file: &Path) -> Result<()> {
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let runtime = Runtime::new()?;
+    let compiled = Compiled::new(&runtime, &bytes).with_context(|| file.display().to_string())?;
+    let description = &compiled.description;
+    let mut text = format!("{}: a component of {} KiB\n", file.display(), bytes.len().div_ceil(1024));
+    let mut line = |name: &str, value: String| {
+        if !value.is_empty() {
+            _ = writeln!(text, "  {name:<10}{value}");
+        }
+    };
+    line("handles", names(description.handles));
+    line("filters", names(description.filters));
+    let life = [(description.ticks, "ticks"), (description.lives, "start and stop")];
+    line("wants", life.iter().filter(|(wants, _)| *wants).map(|(_, what)| *what).collect::<Vec<_>>().join(", "));
+    line("services", description.services.join(", "));
+    line("WASI", if description.wasi.is_empty() { String::new() } else { format!("{} (nothing granted: no files, no network, no environment)", description.wasi.join(", ")) });
+    line("ignored", description.ignored.join(", "));
+    line("versions", description.other_versions.join(", "));
+    line("refused", description.refused.join(", "));
+    line("verdict", match compiled.check() {
+        Ok(()) => "this host runs it".to_owned(),
+        Err(error) => format!("this host refuses it: {error:#}"),
+    });
+    print(&text)
+}
+
+fn names(kinds: KindSet) -> String {
+    kinds.iter().map(Kind::name).collect::<Vec<_>>().join(", ")
+}

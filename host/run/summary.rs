@@ -1,0 +1,159 @@
+//! What happened, to the last event: per source and per plugin.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::dispatch::{DispatchCounts, Where};
+use crate::event::Kind;
+use crate::plugin::Plugin;
+use crate::source::SourceCounts;
+
+/// The whole run. Serialised, it is what `--summary` writes.
+#[derive(Serialize, Debug)]
+pub struct Summary {
+    sources: BTreeMap<String, SourceSummary>,
+    plugins: BTreeMap<String, PluginSummary>,
+}
+
+/// What became of a source's events: `seen = filtered + delivered + lost`.
+#[derive(Serialize, Default, Debug)]
+pub struct SourceSummary {
+    seen: u64,
+    filtered: u64,
+    delivered: u64,
+    lost: BTreeMap<&'static str, u64>,
+    /// Delivered, but so late that later events had gone before.
+    #[serde(skip_serializing_if = "is_zero")]
+    late: u64,
+}
+
+/// What became of a plugin's events: `seen = filtered + delivered + lost`.
+#[derive(Serialize, Default, Debug)]
+pub struct PluginSummary {
+    seen: u64,
+    filtered: u64,
+    delivered: u64,
+    lost: BTreeMap<Where, u64>,
+    calls: u64,
+    alerts: u64,
+    faults: u64,
+    /// Delivered events by kind.
+    kinds: BTreeMap<&'static str, u64>,
+    #[serde(skip_serializing_if = "FilterSummary::is_unused")]
+    filter: FilterSummary,
+    state: &'static str,
+}
+
+/// What a plugin did as a filter.
+#[derive(Serialize, Default, Debug)]
+pub struct FilterSummary {
+    passed: u64,
+    dropped: u64,
+    unanswered: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl FilterSummary {
+    fn is_unused(&self) -> bool {
+        self.passed + self.dropped + self.unanswered == 0
+    }
+}
+
+impl PluginSummary {
+    /// Adds what a plugin did; a name has several when it was exchanged.
+    pub fn add(&mut self, plugin: &Plugin) {
+        for (kind, counts) in plugin.queue.counts() {
+            self.seen += counts.seen;
+            self.filtered += counts.filtered;
+            self.delivered += counts.delivered;
+            *self.kinds.entry(kind.name()).or_default() += counts.delivered;
+            for (place, count) in counts.lost.into_iter().filter(|(_, count)| *count > 0) {
+                *self.lost.entry(place).or_default() += count;
+            }
+        }
+        let calls = &plugin.counts;
+        self.calls += calls.calls.load(Ordering::Relaxed);
+        self.faults += calls.faults.load(Ordering::Relaxed);
+        self.alerts += calls.alerts.load(Ordering::Relaxed);
+        self.filter.passed += calls.passed.load(Ordering::Relaxed);
+        self.filter.dropped += calls.dropped.load(Ordering::Relaxed);
+        self.filter.unanswered += calls.unanswered.load(Ordering::Relaxed);
+        self.state = plugin.state();
+    }
+}
+
+impl Summary {
+    /// Puts together what the rooms have counted.
+    pub fn new(
+        sources: &[SourceCounts],
+        dispatched: &BTreeMap<Kind, DispatchCounts>,
+        (alerts, alerts_lost): (u64, u64),
+        plugins: BTreeMap<String, PluginSummary>,
+    ) -> Self {
+        let mut all: BTreeMap<String, SourceSummary> = BTreeMap::new();
+        for (kind, counts) in dispatched {
+            let source = all.entry(kind.source().to_owned()).or_default();
+            source.delivered += counts.delivered;
+            source.filtered += counts.filtered;
+        }
+        for counts in sources {
+            let source = all.entry(counts.source.to_owned()).or_default();
+            source.seen += counts.seen();
+            source.late += counts.late;
+            source.lost.extend(counts.lost().filter(|(_, count)| *count > 0));
+        }
+        if let Some(host) = all.get_mut("host") {
+            host.seen = alerts;
+            host.lost.extend((alerts_lost > 0).then_some(("inbox", alerts_lost)));
+        }
+        Summary { sources: all, plugins }
+    }
+
+    /// Writes it as JSON.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(self)?;
+        text.push('\n');
+        std::fs::write(path, text).with_context(|| format!("cannot write the summary to {}", path.display()))
+    }
+
+    /// As a table.
+    pub fn for_people(&self) -> String {
+        let mut text = format!("{:<22}{:>12}{:>12}{:>12}{:>12}\n", "", "seen", "filtered", "delivered", "lost");
+        let mut row = |name: &str, [seen, filtered, delivered, lost]: [u64; 4], rest: &str| {
+            let line = format!("{name:<22}{seen:>12}{filtered:>12}{delivered:>12}{lost:>12}{rest}");
+            _ = writeln!(text, "{}", line.trim_end());
+        };
+        for (name, source) in &self.sources {
+            let rest = losses(source.lost.iter().map(|(place, count)| ((*place).to_owned(), *count)));
+            let lost = source.lost.values().sum();
+            row(&format!("source {name}"), [source.seen, source.filtered, source.delivered, lost], &rest);
+        }
+        for (name, plugin) in &self.plugins {
+            let mut rest = losses(plugin.lost.iter().map(|(place, count)| (place.to_string(), *count)));
+            for (what, count) in
+                [("calls", plugin.calls), ("alerts", plugin.alerts), ("faults", plugin.faults), ("dropped", plugin.filter.dropped)]
+            {
+                if count > 0 {
+                    _ = write!(rest, "  {what} {count}");
+                }
+            }
+            let lost = plugin.lost.values().sum();
+            row(&format!("plugin {name}"), [plugin.seen, plugin.filtered, plugin.delivered, lost], &rest);
+        }
+        text.trim_end().to_owned()
+    }
+}
+
+fn losses(places: impl Iterator<Item = (String, u64)>) -> String {
+    let list: Vec<_> = places.map(|(place, count)| format!("{place} {count}")).collect();
+    if list.is_empty() { String::new() } else { format!(" ({})", list.join(", ")) }
+}

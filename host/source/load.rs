@@ -1,0 +1,163 @@
+//! Loads a source by the best rung that the kernel grants, and says why not by a better one. What a kernel grants is found
+//! out by doing it, never by its version.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+
+use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, Object, ObjectBuilder, OpenObject, PrintLevel, set_print};
+
+use super::{Narrowing, Rung, Source, State};
+use crate::event::layout::{bytes_of, process as layout};
+
+/// How many of libbpf's last messages are kept to explain a failure: the verifier's verdict is in the last few.
+const MESSAGES: usize = 12;
+
+/// CAP_SYS_ADMIN, CAP_PERFMON and CAP_BPF in linux/capability.h.
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+static LAST_MESSAGES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// A source's programs in the kernel. They are attached for as long as `links` is there.
+pub struct Loaded {
+    pub object: Object,
+    pub links: Vec<Link>,
+}
+
+/// Keeps libbpf's messages for explanations instead of printing them.
+pub fn quiet_libbpf() {
+    fn keep(_: PrintLevel, message: String) {
+        let mut last = LAST_MESSAGES.lock().expect("no thread panics while it holds this");
+        last.push(message.trim_end().to_owned());
+        let excess = last.len().saturating_sub(MESSAGES);
+        last.drain(..excess);
+    }
+    set_print(Some((PrintLevel::Warn, keep)));
+}
+
+/// Loads and attaches a source by its best rung.
+pub fn load(source: &Source, narrowing: &Narrowing) -> (Option<Loaded>, State) {
+    let mut why = Vec::new();
+    for rung in source.rungs {
+        match load_rung(source, rung, narrowing) {
+            Ok(loaded) => {
+                let state = State::Attached { hook: rung.hook, misses: rung.misses, why_not_better: why };
+                return (Some(loaded), state);
+            }
+            Err(reason) => why.push((rung.hook, reason)),
+        }
+    }
+    (None, State::Failed { why })
+}
+
+fn load_rung(source: &Source, rung: &Rung, narrowing: &Narrowing) -> Result<Loaded, String> {
+    LAST_MESSAGES.lock().expect("no thread panics while it holds this").clear();
+    let object = open_and_load(source, rung.programs, Some(narrowing)).map_err(|error| explain("load", &error))?;
+    let mut links = Vec::new();
+    for program in object.progs_mut() {
+        if rung.programs.iter().any(|name| program.name() == *name) {
+            links.push(program.attach().map_err(|error| explain("attach", &error))?);
+        }
+    }
+    Ok(Loaded { object, links })
+}
+
+/// Loads an object with these programs and no others, attached to nothing yet.
+pub fn open_and_load(
+    source: &Source,
+    programs: &[&str],
+    narrowing: Option<&Narrowing>,
+) -> libbpf_rs::Result<Object> {
+    let mut open = ObjectBuilder::default().name(source.name)?.open_memory(source.object)?;
+    for mut program in open.progs_mut() {
+        let wanted = programs.iter().any(|name| program.name() == *name);
+        program.set_autoload(wanted);
+    }
+    prepare(&mut open, source, narrowing)?;
+    let object = open.load()?;
+    if let Some(narrowing) = narrowing {
+        let comm = |name: &String| {
+            let mut key = [0; 16];
+            key[..name.len()].copy_from_slice(name.as_bytes());
+            key.to_vec()
+        };
+        fill(&object, "only_pids", narrowing.pids.iter().map(|pid| pid.to_ne_bytes().to_vec()))?;
+        fill(&object, "only_uids", narrowing.uids.iter().map(|uid| uid.to_ne_bytes().to_vec()))?;
+        fill(&object, "only_comms", narrowing.comms.iter().map(comm))?;
+    }
+    Ok(object)
+}
+
+fn prepare(open: &mut OpenObject, source: &Source, narrowing: Option<&Narrowing>) -> libbpf_rs::Result<()> {
+    for mut map in open.maps_mut() {
+        let name = map.name().to_string_lossy().into_owned();
+        if name == "events" {
+            map.set_max_entries(source.ring_bytes)?;
+        } else if name.ends_with(".rodata")
+            && let Some(Narrowing { pids, comms, uids, exclude_pid }) = narrowing
+            && let Some(bytes) = map.initial_value_mut()
+        {
+            let count = |list: usize| u32::try_from(list).unwrap_or(u32::MAX);
+            let value = layout::narrowing {
+                pids: count(pids.len()),
+                comms: count(comms.len()),
+                uids: count(uids.len()),
+                exclude_pid: exclude_pid.unwrap_or(0),
+            };
+            let value = bytes_of(&value);
+            bytes[..value.len()].copy_from_slice(value);
+        }
+    }
+    Ok(())
+}
+
+fn fill(object: &Object, map: &str, keys: impl Iterator<Item = Vec<u8>>) -> libbpf_rs::Result<()> {
+    let Some(map) = object.maps().find(|other| other.name() == map) else { return Ok(()) };
+    keys.into_iter().try_for_each(|key| map.update(&key, &[1], MapFlags::ANY))
+}
+
+/// What happened, the likely cause and the remedy, in a line.
+fn explain(step: &str, error: &libbpf_rs::Error) -> String {
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return "the kernel says nothing of its types (no /sys/kernel/btf/vmlinux, or sysfs is not mounted): use one \
+                built with CONFIG_DEBUG_INFO_BTF, as the distributions' are"
+            .into();
+    }
+    let may = may_load();
+    match error.kind() {
+        ErrorKind::PermissionDenied if !may => {
+            "not permitted: run it as root, or with CAP_BPF and CAP_PERFMON (kernels before 5.8: CAP_SYS_ADMIN)".into()
+        }
+        ErrorKind::PermissionDenied if step == "load" && last_lines().is_none() => {
+            "this kernel refuses such programs (no BPF trampolines, or locked down)".into()
+        }
+        ErrorKind::NotFound if step == "attach" && !tracefs_is_mounted() => {
+            "tracefs is not mounted: mount -t tracefs nodev /sys/kernel/tracing".into()
+        }
+        ErrorKind::NotFound => format!("this kernel does not have it ({step}: {error})"),
+        _ => match last_lines() {
+            Some(lines) => format!("{step} failed: {error}; {lines}"),
+            None => format!("{step} failed: {error}"),
+        },
+    }
+}
+
+/// The end of what libbpf and the verifier had to say, without libbpf's advice on ulimit, which misleads.
+fn last_lines() -> Option<String> {
+    let messages = LAST_MESSAGES.lock().expect("no thread panics while it holds this");
+    let useful = |line: &&str| !line.is_empty() && !line.contains("ulimit") && line.contains("processed");
+    messages.iter().flat_map(|message| message.lines()).map(str::trim).rfind(useful).map(str::to_owned)
+}
+
+fn may_load() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default();
+    let has = |cap: u32| u64::from_str_radix(line.trim(), 16).is_ok_and(|caps| caps & (1 << cap) != 0);
+    has(CAP_SYS_ADMIN) || (has(CAP_BPF) && has(CAP_PERFMON))
+}
+
+fn tracefs_is_mounted() -> bool {
+    ["/sys/kernel/tracing/events", "/sys/kernel/debug/tracing/events"].iter().any(|path| Path::new(path).exists())
+}

@@ -1,0 +1,161 @@
+//! Sources of events: BPF programs loaded, attached by the best hook that the kernel really grants, and read. It knows
+//! libbpf and the programs, and nothing of plugins or of where events go.
+
+mod clock;
+mod load;
+mod poll;
+mod process;
+
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+pub use process::{process_of, running_processes};
+
+use crate::event::{Batch, Kind, KindSet};
+
+/// The sources, one line each. What a source is stands in its own file.
+pub static SOURCES: &[&Source] = &[&process::PROCESS];
+
+/// A source of events: one BPF object, and the ways to attach it.
+pub struct Source {
+    /// Its public name.
+    pub name: &'static str,
+    /// The compiled `bpf/NAME.bpf.c`.
+    pub object: &'static [u8],
+    /// The size of its ring: room for what comes in while the reader is kept from running.
+    pub ring_bytes: u32,
+    /// Ways to attach it, best first.
+    pub rungs: &'static [Rung],
+}
+
+impl Source {
+    /// The kinds that it gives.
+    pub fn kinds(&self) -> KindSet {
+        Kind::ALL.iter().copied().filter(|kind| kind.source() == self.name).collect()
+    }
+}
+
+/// One way to attach a source.
+pub struct Rung {
+    /// The name of the hook that people know.
+    pub hook: &'static str,
+    /// The programs of the object that make it up.
+    pub programs: &'static [&'static str],
+    /// What cannot be seen by it; empty where nothing is missing.
+    pub misses: &'static str,
+}
+
+/// Which events leave the kernel. An empty list means all.
+#[derive(Clone, Debug, Default)]
+pub struct Narrowing {
+    /// Processes.
+    pub pids: Vec<u32>,
+    /// Threads' names.
+    pub comms: Vec<String>,
+    /// Real user ids.
+    pub uids: Vec<u32>,
+    /// A process that is left out whatever else is said: the host itself.
+    pub exclude_pid: Option<u32>,
+}
+
+/// How a source stands.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct SourceState {
+    /// The source.
+    pub source: &'static str,
+    /// Its state.
+    #[serde(flatten)]
+    pub state: State,
+}
+
+/// The state of a source.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum State {
+    /// It gives events.
+    Attached {
+        /// By this hook.
+        hook: &'static str,
+        /// Which cannot see this; empty where nothing is missing.
+        misses: &'static str,
+        /// Better hooks, and why they were not taken.
+        why_not_better: Vec<(&'static str, String)>,
+    },
+    /// No hook could be had.
+    Failed {
+        /// Every hook, and why.
+        why: Vec<(&'static str, String)>,
+    },
+    /// Nobody wants its events.
+    Off,
+}
+
+/// What became of a source's events on their way out of the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceCounts {
+    /// The source.
+    pub source: &'static str,
+    /// Records in the ring.
+    pub sent: u64,
+    /// Records for which the ring had no room.
+    pub dropped: u64,
+    /// Records not made, because the same CPU was in the middle of another.
+    pub nested: u64,
+    /// Records that made no sense to the decoder.
+    pub undecodable: u64,
+    /// Records that came after later ones had gone on. They are not lost.
+    pub late: u64,
+}
+
+impl SourceCounts {
+    /// Events that happened, of the kinds wanted and within the narrowing.
+    pub fn seen(&self) -> u64 {
+        self.sent + self.dropped + self.nested
+    }
+
+    /// Where events were lost.
+    pub fn lost(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [("kernel_ring", self.dropped), ("nested", self.nested), ("undecodable", self.undecodable)].into_iter()
+    }
+}
+
+/// The thread that owns the BPF objects and their rings.
+pub struct Poller {
+    commands: Sender<poll::Command>,
+    thread: JoinHandle<Vec<SourceCounts>>,
+}
+
+impl Poller {
+    /// Starts the thread. `deliver` gets batches in time order; while it blocks, the rings fill, and what does not fit is
+    /// counted.
+    pub fn start(narrowing: Narrowing, deliver: Box<dyn FnMut(Batch) + Send>) -> Result<Self> {
+        load::quiet_libbpf();
+        let (commands, receiver) = channel();
+        let run = move || poll::Reader::new(narrowing, deliver).run(&receiver);
+        let thread = std::thread::Builder::new().name("poll".into()).spawn(run).context("cannot start a thread")?;
+        Ok(Poller { commands, thread })
+    }
+
+    /// Attaches the sources of these kinds and detaches the others. Waits until that is done.
+    pub fn want(&self, kinds: KindSet) -> Vec<SourceState> {
+        let (reply, answer) = channel();
+        _ = self.commands.send(poll::Command::Want(kinds, reply));
+        answer.recv().unwrap_or_default()
+    }
+
+    /// Detaches everything, delivers the last events, and says what was counted.
+    pub fn stop(self) -> Vec<SourceCounts> {
+        drop(self.commands);
+        self.thread.join().unwrap_or_default()
+    }
+}
+
+/// What this kernel offers: every source is really loaded and attached, by one rung after the other.
+pub fn probe() -> Vec<SourceState> {
+    load::quiet_libbpf();
+    let nothing = Narrowing::default();
+    SOURCES.iter().map(|source| SourceState { source: source.name, state: load::load(source, &nothing).1 }).collect()
+}

@@ -1,0 +1,275 @@
+//! The thread that reads the rings: drains them in batches, merges them by time, decodes and delivers.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use libbpf_rs::{Map, MapCore, MapFlags, Object, RingBuffer, RingBufferBuilder};
+
+use super::load::{Loaded, load};
+use super::{Narrowing, SOURCES, Source, SourceCounts, SourceState, State, clock};
+use crate::event::clock::Clock;
+use crate::event::decode::{boot_time, decode, record_number};
+use crate::event::layout::{self, process as c};
+use crate::event::{Batch, Columns, KindSet};
+
+/// How often the rings are drained while events come.
+const DRAIN_EVERY: Duration = Duration::from_millis(1);
+
+/// Records are stamped just before they enter the ring, so that one may enter after another with a later time. Events
+/// are held back for so long, in which all that happened before them has arrived.
+const REORDER_WINDOW_NS: u64 = 1_000_000;
+
+/// After so many drains that found nothing the reader sleeps until the kernel wakes it.
+const IDLE_DRAINS: u32 = 20;
+
+/// The longest sleep: how long a command may wait.
+const LONGEST_SLEEP: Duration = Duration::from_millis(50);
+
+/// How long programs that run at the moment of detaching may take to send their records.
+const LAST_RECORDS: Duration = Duration::from_millis(200);
+
+/// What the thread is told. It stops when nobody is left to tell it anything.
+pub enum Command {
+    /// Attach the sources of these kinds and no others.
+    Want(KindSet, Sender<Vec<SourceState>>),
+}
+
+/// A source that is attached.
+struct Attached {
+    loaded: Loaded,
+    tally: Rc<Tally>,
+}
+
+/// What the reader counts of a source's records.
+#[derive(Default)]
+struct Tally {
+    decoded: Cell<u64>,
+    undecodable: Cell<u64>,
+    late: Cell<u64>,
+}
+
+impl Tally {
+    fn read(&self) -> u64 {
+        self.decoded.get() + self.undecodable.get()
+    }
+}
+
+/// What the rings' callbacks share.
+struct Pending {
+    columns: Columns,
+    clock: Clock,
+    /// Boot time up to which events have been delivered.
+    delivered: u64,
+}
+
+/// The reader of all rings.
+pub struct Reader {
+    narrowing: Narrowing,
+    deliver: Box<dyn FnMut(Batch) + Send>,
+    attached: BTreeMap<&'static str, Attached>,
+    states: BTreeMap<&'static str, State>,
+    /// Counts of sources' earlier lives.
+    before: BTreeMap<&'static str, SourceCounts>,
+    rings: Option<RingBuffer<'static>>,
+    pending: Rc<RefCell<Pending>>,
+}
+
+fn bump(counter: &Cell<u64>) {
+    counter.set(counter.get() + 1);
+}
+
+impl Reader {
+    pub fn new(narrowing: Narrowing, deliver: Box<dyn FnMut(Batch) + Send>) -> Self {
+        let pending = Pending { columns: Columns::default(), clock: clock::clock(), delivered: 0 };
+        let (attached, states, before) = Default::default();
+        Reader { narrowing, deliver, attached, states, before, rings: None, pending: Rc::new(RefCell::new(pending)) }
+    }
+
+    /// Runs until nobody is left to give commands. Returns the counts of all sources that were ever attached.
+    pub fn run(mut self, commands: &Receiver<Command>) -> Vec<SourceCounts> {
+        let mut idle_drains = 0;
+        loop {
+            match commands.try_recv() {
+                Ok(Command::Want(kinds, reply)) => _ = reply.send(self.want(kinds)),
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => break,
+            }
+            idle_drains = if self.drain() { 0 } else { idle_drains + 1 };
+            if idle_drains < IDLE_DRAINS {
+                std::thread::sleep(DRAIN_EVERY);
+            } else {
+                self.sleep();
+            }
+        }
+        self.detach(&SOURCES.iter().map(|source| source.name).collect::<Vec<_>>());
+        self.cut(u64::MAX);
+        self.before.into_values().collect()
+    }
+
+    /// Reads what is in the rings and delivers what is old enough. Whether there was anything.
+    fn drain(&mut self) -> bool {
+        let now = clock::boot_ns();
+        let records = self.rings.as_ref().map_or(0, RingBuffer::consume_raw);
+        self.cut(now.saturating_sub(REORDER_WINDOW_NS));
+        records > 0
+    }
+
+    fn cut(&mut self, until: u64) {
+        let batch = {
+            let pending = &mut *self.pending.borrow_mut();
+            let until_epoch = if until == u64::MAX { until } else { pending.clock.time(until) };
+            let batch = Batch::cut(&mut pending.columns, until_epoch);
+            pending.delivered = pending.delivered.max(until);
+            pending.clock = clock::clock();
+            batch
+        };
+        if !batch.is_empty() {
+            (self.deliver)(batch);
+        }
+    }
+
+    /// Sleeps until the kernel has a record, or for a while.
+    fn sleep(&mut self) {
+        let Some(rings) = &self.rings else { return std::thread::sleep(LONGEST_SLEEP) };
+        self.say_asleep(true);
+        // A record may have come before the programs knew.
+        if rings.consume_raw() == 0 {
+            _ = rings.poll(LONGEST_SLEEP);
+        }
+        self.say_asleep(false);
+    }
+
+    fn say_asleep(&self, asleep: bool) {
+        for attached in self.attached.values() {
+            control(&attached.loaded.object, c::control_key::CONTROL_READER_ASLEEP, u64::from(asleep));
+        }
+    }
+
+    fn want(&mut self, kinds: KindSet) -> Vec<SourceState> {
+        let unwanted: Vec<_> =
+            SOURCES.iter().filter(|source| source.kinds().and(kinds).is_empty()).map(|source| source.name).collect();
+        self.detach(&unwanted);
+        for source in SOURCES.iter().filter(|source| !source.kinds().and(kinds).is_empty()) {
+            if !self.attached.contains_key(source.name) {
+                self.attach(source);
+            }
+            if let Some(attached) = self.attached.get(source.name) {
+                let bits = kinds.iter().filter_map(record_number).fold(0, |bits, number| bits | 1 << number);
+                control(&attached.loaded.object, c::control_key::CONTROL_WANTED, bits);
+            }
+        }
+        self.open_rings();
+        let state = |source: &&Source| self.states.get(source.name).cloned().unwrap_or(State::Off);
+        SOURCES.iter().map(|source| SourceState { source: source.name, state: state(source) }).collect()
+    }
+
+    fn attach(&mut self, source: &'static Source) {
+        let (loaded, state) = load(source, &self.narrowing);
+        self.states.insert(source.name, state);
+        if let Some(loaded) = loaded {
+            self.attached.insert(source.name, Attached { loaded, tally: Rc::default() });
+        }
+    }
+
+    /// Detaches sources, once all that their programs have sent has been read.
+    fn detach(&mut self, names: &[&'static str]) {
+        for name in names {
+            self.states.remove(name);
+            let Some(attached) = self.attached.get_mut(name) else { continue };
+            attached.loaded.links.clear();
+            let deadline = Instant::now() + LAST_RECORDS;
+            let counts = loop {
+                self.rings.as_ref().map(RingBuffer::consume_raw);
+                let attached = &self.attached[name];
+                let counts = counts(name, attached);
+                if counts.sent == attached.tally.read() && Instant::now() > deadline - LAST_RECORDS + DRAIN_EVERY * 5 {
+                    break counts;
+                }
+                if Instant::now() > deadline {
+                    log::error!("source {name}: {} records were sent and {} came", counts.sent, attached.tally.read());
+                    break counts;
+                }
+                std::thread::sleep(DRAIN_EVERY);
+            };
+            let sum = self.before.entry(name).or_insert_with(|| SourceCounts { source: name, ..Default::default() });
+            let SourceCounts { source: _, sent, dropped, nested, undecodable, late } = counts;
+            sum.sent += sent;
+            sum.dropped += dropped;
+            sum.nested += nested;
+            sum.undecodable += undecodable;
+            sum.late += late;
+            self.attached.remove(name);
+            self.open_rings();
+        }
+    }
+
+    fn open_rings(&mut self) {
+        // The old reader first: the new one finds its place in the rings' own memory.
+        self.rings = None;
+        let maps: Vec<(Map<'_>, Rc<Tally>)> = self
+            .attached
+            .values()
+            .filter_map(|attached| Some((map(&attached.loaded.object, "events")?, attached.tally.clone())))
+            .collect();
+        if maps.is_empty() {
+            return;
+        }
+        let mut builder = RingBufferBuilder::new();
+        for (map, tally) in &maps {
+            let (pending, tally) = (self.pending.clone(), tally.clone());
+            let added = builder.add(map, move |bytes| {
+                take(&mut pending.borrow_mut(), &tally, bytes);
+                0
+            });
+            if let Err(error) = added {
+                log::error!("a ring cannot be read: {error}");
+            }
+        }
+        self.rings = builder.build().map_err(|error| log::error!("the rings cannot be read: {error}")).ok();
+    }
+}
+
+fn take(pending: &mut Pending, tally: &Tally, bytes: &[u8]) {
+    match decode(bytes, &pending.clock, &mut pending.columns) {
+        Ok(_) => bump(&tally.decoded),
+        Err(_) => bump(&tally.undecodable),
+    }
+    if boot_time(bytes).is_some_and(|time| time < pending.delivered) {
+        bump(&tally.late);
+    }
+}
+
+fn map<'a>(object: &'a Object, name: &str) -> Option<Map<'a>> {
+    object.maps().find(|map| map.name() == name)
+}
+
+fn control(object: &Object, key: c::control_key, value: u64) {
+    let set = map(object, "control").map(|map| map.update(&key.0.to_ne_bytes(), &value.to_ne_bytes(), MapFlags::ANY));
+    if let Some(Err(error)) = set {
+        log::error!("a BPF program cannot be controlled: {error}");
+    }
+}
+
+/// What the kernel and the reader have counted of a source since it was attached.
+fn counts(name: &'static str, attached: &Attached) -> SourceCounts {
+    let mut sum = SourceCounts {
+        source: name,
+        undecodable: attached.tally.undecodable.get(),
+        late: attached.tally.late.get(),
+        ..Default::default()
+    };
+    let Some(counters) = map(&attached.loaded.object, "counters") else { return sum };
+    for row in 0..c::record_kind::RECORD_KINDS.0 {
+        let per_cpu = counters.lookup_percpu(&row.to_ne_bytes(), MapFlags::ANY).ok().flatten().unwrap_or_default();
+        for bytes in per_cpu {
+            let Some(c::record_counts { sent, dropped, nested }) = layout::read(&bytes) else { continue };
+            sum.sent += sent;
+            sum.dropped += dropped;
+            sum.nested += nested;
+        }
+    }
+    sum
+}

@@ -1,0 +1,111 @@
+//! Source process: exec, exit and fork, and the processes that run already.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Read;
+
+use anyhow::{Context, Result};
+use libbpf_rs::Iter;
+
+use super::clock::clock;
+use super::load::open_and_load;
+use super::{Rung, Source};
+use crate::event::decode;
+use crate::event::layout::{self, process::running_record};
+use crate::wit::processes::Process;
+
+/// Room for some 10,000 executions with short arguments.
+const RING_BYTES: u32 = 8 << 20;
+
+/// The program that lists the processes that run.
+const ITERATOR: &str = "running";
+
+/// The unit of times in /proc, in nanoseconds: USER_HZ is 100 on every architecture in use.
+const PROC_TICK_NS: u64 = 10_000_000;
+
+/// The source.
+pub static PROCESS: Source = Source {
+    name: "process",
+    object: include_bytes!(concat!(env!("OUT_DIR"), "/process.bpf.o")),
+    ring_bytes: RING_BYTES,
+    rungs: &[
+        Rung { hook: "tp_btf", programs: &["exec_btf", "exit_btf", "fork_btf"], misses: "" },
+        Rung { hook: "tp", programs: &["exec_tp", "exit_tp", "fork_tp"], misses: "" },
+    ],
+};
+
+/// The processes that run, kernel threads included.
+pub fn running_processes() -> Vec<Process> {
+    let listed = list().unwrap_or_else(|error| {
+        log::warn!("processes that run already are read from /proc alone: {error:#}");
+        Vec::new()
+    });
+    let mut processes: HashMap<u32, Process> = HashMap::new();
+    for process in listed {
+        let (exe, args) = (exe_of(process.pid), args_of(process.pid));
+        processes.insert(process.pid, Process { exe, args, ..process });
+    }
+    for pid in fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
+        if !processes.contains_key(&pid) {
+            processes.extend(process_of(pid).map(|process| (pid, process)));
+        }
+    }
+    processes.into_values().collect()
+}
+
+/// What the kernel's task iterator knows.
+fn list() -> Result<Vec<Process>> {
+    let object = open_and_load(&PROCESS, &[ITERATOR], None).context("the iterator cannot be loaded")?;
+    let program = object.progs_mut().find(|program| program.name() == ITERATOR).context("the iterator is missing")?;
+    let link = program.attach().context("the iterator cannot be attached")?;
+    let mut bytes = Vec::new();
+    Iter::new(&link)?.read_to_end(&mut bytes)?;
+    let clock = clock();
+    let records = bytes.chunks_exact(size_of::<running_record>()).filter_map(layout::read::<running_record>);
+    Ok(records
+        .map(|running_record { task }| {
+            let task = decode::task(&task, &clock);
+            Process {
+                pid: task.pid,
+                ppid: task.ppid,
+                uid: task.uid,
+                comm: task.comm,
+                exe: String::new(),
+                args: Vec::new(),
+                start_time: task.start_time,
+                end_time: None,
+            }
+        })
+        .collect())
+}
+
+/// A process that runs, from /proc. Its start time is exact to 10 ms.
+pub fn process_of(pid: u32) -> Option<Process> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold anything, spaces and parentheses included; the numbers stand behind its last one.
+    let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?.parse().ok()?;
+    let start_ticks: u64 = fields.get(19)?.parse().ok()?;
+    Some(Process {
+        pid,
+        ppid: fields.get(1)?.parse().ok()?,
+        uid,
+        comm: name.to_owned(),
+        exe: exe_of(pid),
+        args: args_of(pid),
+        start_time: clock().start_time(start_ticks * PROC_TICK_NS),
+        end_time: None,
+    })
+}
+
+fn exe_of(pid: u32) -> String {
+    fs::read_link(format!("/proc/{pid}/exe")).map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn args_of(pid: u32) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+    if bytes.is_empty() { Vec::new() } else { bytes.split(|byte| *byte == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect() }
+}

@@ -1,0 +1,10 @@
+//! The plugin interface as Rust types, generated from `wit/`. It knows nothing of the kernel or of a plugin's life.
+
+wasmtime::component::bindgen!({
+    path: "wit",
+    world: "plugin",
+    imports: { "eunomia:plugin/alerts.raise": async },
+    additional_derives: [PartialEq, eunomia_json::Json],
+});
+
+pub use eunomia::plugin::{alerts, process, processes, types};

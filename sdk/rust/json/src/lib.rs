@@ -1,0 +1,136 @@
+//! `#[derive(Json)]`: serialises the records and enums that `bindgen!` and `generate!` make of the WIT package, so that an
+//! event has the same JSON wherever it is printed, and its names come from the WIT files alone.
+//!
+//! - a field keeps its name, in snake_case;
+//! - a `Timestamp` is an RFC 3339 string with nanoseconds, UTC;
+//! - the fields of a record called `task` stand beside those of the event;
+//! - a list called `fields`, of names with values, is an object;
+//! - an enum is its case's name in snake_case.
+//!
+//! The crate that derives needs `serde` (with its derive) and `humantime` among its dependencies.
+
+use proc_macro::TokenStream;
+use proc_macro2::TokenStream as Tokens;
+use quote::quote;
+use syn::{Data, DataEnum, DeriveInput, Field, Fields, GenericArgument, PathArguments, Type, parse_macro_input};
+
+/// Derives `serde::Serialize` by the project's conventions, which the crate's documentation lists.
+#[proc_macro_derive(Json)]
+pub fn json(input: TokenStream) -> TokenStream {
+    let input = parse_macro_input!(input as DeriveInput);
+    let name = &input.ident;
+    let body = match &input.data {
+        Data::Struct(data) => record(&data.fields),
+        Data::Enum(data) => cases(data),
+        Data::Union(_) => quote!(compile_error!("WIT has no unions")),
+    };
+    let (generics, types, bounds) = input.generics.split_for_impl();
+    let serialises = quote! {
+        #[automatically_derived]
+        impl #generics ::serde::Serialize for #name #types #bounds {
+            fn serialize<S: ::serde::Serializer>(&self, serializer: S) -> ::core::result::Result<S::Ok, S::Error> {
+                #body
+            }
+        }
+    };
+    serialises.into()
+}
+
+/// A record is serialised as a struct of references to its fields, which says by serde's own attributes what is special.
+fn record(fields: &Fields) -> Tokens {
+    let shadows = fields.iter().map(|field| {
+        let (ident, ty) = (&field.ident, &field.ty);
+        let attribute = attribute(field);
+        quote!(#attribute #ident: &'a #ty)
+    });
+    let idents: Vec<_> = fields.iter().map(|field| &field.ident).collect();
+    let named = fields.iter().find(|field| is_named_list(field)).map(|field| {
+        let ty = &field.ty;
+        quote! {
+            fn named<S: ::serde::Serializer>(fields: &&#ty, serializer: S) -> ::core::result::Result<S::Ok, S::Error> {
+                serializer.collect_map(fields.iter().map(|field| (&field.name, &field.value)))
+            }
+        }
+    });
+    quote! {
+        #[allow(dead_code)]
+        fn text(time: u64) -> ::std::string::String {
+            let time = ::std::time::UNIX_EPOCH + ::std::time::Duration::from_nanos(time);
+            ::humantime::format_rfc3339_nanos(time).to_string()
+        }
+        #[allow(dead_code)]
+        fn time<S: ::serde::Serializer>(time: &&u64, serializer: S) -> ::core::result::Result<S::Ok, S::Error> {
+            serializer.serialize_str(&text(**time))
+        }
+        #[allow(dead_code, clippy::ref_option)]
+        fn optional_time<S: ::serde::Serializer>(
+            time: &&::core::option::Option<u64>,
+            serializer: S,
+        ) -> ::core::result::Result<S::Ok, S::Error> {
+            ::serde::Serialize::serialize(&time.map(text), serializer)
+        }
+        #named
+        #[derive(::serde::Serialize)]
+        struct Shadow<'a> { #(#shadows,)* }
+        ::serde::Serialize::serialize(&Shadow { #(#idents: &self.#idents,)* }, serializer)
+    }
+}
+
+fn attribute(field: &Field) -> Tokens {
+    let is = |name: &str| last_segment(&field.ty).is_some_and(|segment| segment == name);
+    if is("Timestamp") {
+        quote!(#[serde(serialize_with = "time")])
+    } else if inner(&field.ty).as_ref().and_then(last_segment).is_some_and(|segment| segment == "Timestamp") {
+        quote!(#[serde(serialize_with = "optional_time")])
+    } else if field.ident.as_ref().is_some_and(|ident| ident == "task") {
+        quote!(#[serde(flatten)])
+    } else if is_named_list(field) {
+        quote!(#[serde(serialize_with = "named")])
+    } else {
+        quote!()
+    }
+}
+
+fn is_named_list(field: &Field) -> bool {
+    field.ident.as_ref().is_some_and(|ident| ident == "fields") && last_segment(&field.ty).is_some_and(|name| name == "Vec")
+}
+
+fn cases(data: &DataEnum) -> Tokens {
+    let has_payload = data.variants.iter().any(|variant| !variant.fields.is_empty());
+    let lifetime = has_payload.then(|| quote!(<'a>));
+    let shadows = data.variants.iter().map(|variant| {
+        let (ident, payload) = (&variant.ident, variant.fields.iter().map(|field| &field.ty).next());
+        payload.map_or(quote!(#ident), |ty| quote!(#ident(&'a #ty)))
+    });
+    let arms = data.variants.iter().map(|variant| {
+        let ident = &variant.ident;
+        match variant.fields.is_empty() {
+            true => quote!(Self::#ident => Shadow::#ident),
+            false => quote!(Self::#ident(value) => Shadow::#ident(value)),
+        }
+    });
+    quote! {
+        #[derive(::serde::Serialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Shadow #lifetime { #(#shadows,)* }
+        ::serde::Serialize::serialize(&match self { #(#arms,)* }, serializer)
+    }
+}
+
+fn last_segment(ty: &Type) -> Option<String> {
+    match ty {
+        Type::Path(path) => path.path.segments.last().map(|segment| segment.ident.to_string()),
+        _ => None,
+    }
+}
+
+/// The type in an `Option`.
+fn inner(ty: &Type) -> Option<Type> {
+    let Type::Path(path) = ty else { return None };
+    let segment = path.path.segments.last().filter(|segment| segment.ident == "Option")?;
+    let PathArguments::AngleBracketed(arguments) = &segment.arguments else { return None };
+    match arguments.args.first() {
+        Some(GenericArgument::Type(inner)) => Some(inner.clone()),
+        _ => None,
+    }
+}

@@ -1,0 +1,195 @@
+//! The real binary on the running kernel: real events, real plugins. Needs root.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use support::{Folder, Host, can_load_bpf, plugin};
+
+fn of_kind<'a>(lines: &'a [Value], kind: &'a str) -> impl Iterator<Item = &'a Value> {
+    lines.iter().filter(move |line| line["kind"] == kind)
+}
+
+#[test]
+fn a_thousand_processes_are_each_seen_once() {
+    if !can_load_bpf() {
+        return;
+    }
+    const RUNS: usize = 1_000;
+    let host = Host::start(&["--plugin", plugin("json-log").to_str().unwrap()]);
+    let mut pids = BTreeMap::new();
+    for run in 0..RUNS {
+        let mut child = Command::new("/bin/true").arg(format!("run-{run}")).spawn().unwrap();
+        pids.insert(run, child.id());
+        child.wait().unwrap();
+    }
+    let (lines, summary) = host.stop();
+    let mut seen = BTreeMap::new();
+    for exec in of_kind(&lines, "exec").filter(|exec| exec["filename"] == "/bin/true") {
+        let Some(run) = exec["args"][1].as_str().and_then(|arg| arg.strip_prefix("run-")) else { continue };
+        assert_eq!(exec["ppid"], std::process::id(), "{exec}");
+        assert_eq!(exec["args"][0], "/bin/true");
+        assert_eq!(exec["comm"], "true");
+        assert_eq!(exec["uid"], 0);
+        assert!(exec["exe"].as_str().unwrap().ends_with("/bin/true"), "{exec}");
+        assert_eq!(exec["cwd"], std::env::current_dir().unwrap().to_str().unwrap());
+        let before = seen.insert(run.parse::<usize>().unwrap(), exec["pid"].as_u64().unwrap() as u32);
+        assert_eq!(before, None, "run {run} was seen twice");
+    }
+    assert_eq!(seen, pids, "every run once, with its pid");
+    for (run, pid) in &pids {
+        let exits: Vec<_> = of_kind(&lines, "exit").filter(|exit| exit["pid"] == *pid && exit["comm"] == "true").collect();
+        assert_eq!(exits.len(), 1, "run {run} with pid {pid}: {exits:?}");
+        assert_eq!((&exits[0]["code"], &exits[0]["signal"]), (&0.into(), &Value::Null));
+        assert!(exits[0]["duration"].as_u64().unwrap() > 0);
+    }
+    let times: Vec<_> = lines.iter().map(|line| line["time"].as_str().unwrap()).collect();
+    assert!(times.is_sorted(), "events are printed in time order");
+    assert_eq!(summary["sources"]["process"]["lost"], serde_json::json!({}));
+    assert_eq!(summary["plugins"]["json-log"]["lost"], serde_json::json!({}));
+    assert_eq!(summary["plugins"]["json-log"]["delivered"], lines.len());
+}
+
+#[test]
+fn exit_codes_and_signals_are_right() {
+    if !can_load_bpf() {
+        return;
+    }
+    let host = Host::start(&["--plugin", plugin("json-log").to_str().unwrap(), "--events", "exit"]);
+    let exited = Command::new("sh").args(["-c", "exit 42"]).spawn().unwrap();
+    let killed = Command::new("sleep").arg("60").spawn().unwrap();
+    let (exited_pid, killed_pid) = (exited.id(), killed.id());
+    let [mut exited, mut killed] = [exited, killed];
+    exited.wait().unwrap();
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let (lines, _) = host.stop();
+    let of = |pid: u32| lines.iter().find(|line| line["pid"] == pid).unwrap();
+    assert_eq!(of(exited_pid)["code"], 42);
+    assert_eq!(of(exited_pid)["signal"], Value::Null);
+    assert_eq!(of(killed_pid)["code"], 0);
+    assert_eq!(of(killed_pid)["signal"], 9);
+    assert!(lines.iter().all(|line| line["kind"] == "exit"), "only what was asked for");
+}
+
+#[test]
+fn narrowing_leaves_out_the_others_in_the_kernel() {
+    if !can_load_bpf() {
+        return;
+    }
+    let json_log = plugin("json-log");
+    let by_uid = Host::start(&["--plugin", json_log.to_str().unwrap(), "--uid", "65534"]);
+    let by_comm = Host::start(&["--plugin", json_log.to_str().unwrap(), "--comm", "true"]);
+    for _ in 0..20 {
+        Command::new("/bin/true").status().unwrap();
+        Command::new("/bin/true").uid(65534).status().unwrap();
+        Command::new("/bin/false").status().unwrap();
+    }
+    let (lines, summary) = by_uid.stop();
+    assert!(lines.iter().all(|line| line["uid"] == 65534));
+    assert_eq!(of_kind(&lines, "exec").count(), 20);
+    assert_eq!(summary["sources"]["process"]["seen"], lines.len());
+    let (lines, _) = by_comm.stop();
+    assert!(lines.iter().all(|line| line["comm"] == "true"));
+    assert!(of_kind(&lines, "exec").count() >= 40);
+}
+
+#[test]
+fn plugins_come_change_and_go_with_their_files() {
+    if !can_load_bpf() {
+        return;
+    }
+    let folder = Folder::new("hot");
+    let scratch = Folder::new("hot-scratch");
+    let shell = scratch.0.join("x");
+    fs::copy("/bin/sh", &shell).unwrap();
+    let alerts = fs::read(plugin("alerts")).unwrap();
+    let mut host = Host::start(&["--plugin-dir", folder.0.to_str().unwrap()]);
+    let run = |host: &mut Host| {
+        Command::new(&shell).args(["-c", "true"]).status().unwrap();
+        let is_it = |line: &Value| line["kind"] == "alert" && line.to_string().contains(shell.to_str().unwrap());
+        let (_, after) = host.expect("alert of the shell in the temporary folder", is_it);
+        assert!(after < Duration::from_secs(1), "alerted after {after:?}");
+    };
+
+    folder.put("alerts.wasm", &alerts);
+    host.expect_log("plugin alerts loaded");
+    run(&mut host);
+
+    folder.put("broken.wasm", b"\0asm\x0d\0\x01\0\x07");
+    assert!(host.expect_log("broken.wasm").contains("not loaded"));
+    run(&mut host);
+
+    folder.put("alerts.wasm", b"#!/bin/sh");
+    let refused = host.expect_log("alerts.wasm");
+    assert!(refused.contains("not WebAssembly") && refused.contains("the version before it goes on"), "{refused}");
+    run(&mut host);
+
+    folder.put("alerts.wasm", &alerts);
+    host.expect_log("plugin alerts exchanged");
+    run(&mut host);
+
+    fs::remove_file(folder.0.join("alerts.wasm")).unwrap();
+    host.expect_log("source process detached");
+    host.expect_log("plugin alerts unloaded");
+    folder.put("json-log.wasm", &fs::read(plugin("json-log")).unwrap());
+    host.expect_log("plugin json-log loaded");
+    fs::remove_dir_all(&folder.0).unwrap();
+    host.expect_log("cannot read the plugin directory");
+    Command::new("/bin/true").status().unwrap();
+    host.expect("event after the directory has gone", |line| line["kind"] == "exec");
+    let (_, summary) = host.stop();
+    assert!(summary["plugins"]["alerts"]["alerts"].as_u64().unwrap() >= 4);
+}
+
+#[test]
+fn an_exchange_under_load_loses_and_repeats_nothing() {
+    if !can_load_bpf() {
+        return;
+    }
+    let folder = Folder::new("exchange");
+    let json_log = fs::read(plugin("json-log")).unwrap();
+    folder.put("json-log.wasm", &json_log);
+    let mut host = Host::start(&["--plugin-dir", folder.0.to_str().unwrap(), "--events", "exec"]);
+    let load = std::thread::spawn(|| {
+        for run in 0..1_500 {
+            Command::new("/bin/true").arg(format!("exchange-{run}")).status().unwrap();
+        }
+    });
+    for _ in 0..3 {
+        folder.put("json-log.wasm", &json_log);
+        host.expect_log("exchanged");
+    }
+    load.join().unwrap();
+    let (lines, _) = host.stop();
+    let runs = lines.iter().filter_map(|line| line["args"][1].as_str()?.strip_prefix("exchange-")?.parse::<u32>().ok());
+    assert_eq!(runs.collect::<Vec<_>>(), (0..1_500).collect::<Vec<_>>(), "every run once, in order");
+}
+
+#[test]
+fn a_reader_who_goes_away_ends_it_quietly() {
+    if !can_load_bpf() {
+        return;
+    }
+    let script = format!(
+        "{} --plugin {} | head -n 1 >/dev/null",
+        env!("CARGO_BIN_EXE_eunomia-host"),
+        plugin("json-log").display()
+    );
+    let child = Command::new("sh").args(["-c", &script]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let noise = std::thread::spawn(|| {
+        for _ in 0..200 {
+            Command::new("/bin/true").status().unwrap();
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    noise.join().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(!log.contains("error") && !log.contains("panic"), "{log}");
+}

@@ -1,0 +1,193 @@
+//! Runs the real binary, and asks the machine what it allows.
+#![allow(dead_code)] // Each test file uses a part.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long anything may take before a test gives up: slow machines and emulated ones included.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A shipped plugin, built by `make build`.
+pub fn plugin(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/plugins/{name}.wasm"));
+    assert!(path.exists(), "{} is missing: run `make build` first", path.display());
+    path
+}
+
+/// Whether this test may load BPF programs. In CI as root it must, so that a test cannot pass by doing nothing.
+pub fn can_load_bpf() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let root = status.lines().any(|line| line.starts_with("Uid:\t0\t"));
+    if !root {
+        assert!(std::env::var_os("CI").is_none(), "CI has to run the kernel tests as root");
+        eprintln!("skipped: needs root");
+    }
+    root
+}
+
+/// A directory of its own, removed at the end.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("eunomia-{name}-{}", std::process::id()));
+        _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    /// Puts a plugin there as it should be done: under another name, then renamed.
+    pub fn put(&self, name: &str, bytes: &[u8]) {
+        let temporary = self.0.join(format!(".{name}.new"));
+        fs::write(&temporary, bytes).unwrap();
+        fs::rename(temporary, self.0.join(name)).unwrap();
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The running host.
+pub struct Host {
+    child: Child,
+    summary: PathBuf,
+    pub stdout: Receiver<String>,
+    pub stderr: Receiver<String>,
+    pub log: Vec<String>,
+}
+
+impl Host {
+    /// Starts it and waits until it is ready.
+    pub fn start(args: &[&str]) -> Self {
+        let mut host = Self::spawn(args);
+        let ready = host.expect_log("ready");
+        assert!(ready.starts_with("ready"), "{ready}");
+        host
+    }
+
+    pub fn spawn(args: &[&str]) -> Self {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let summary = std::env::temp_dir().join(format!("eunomia-summary-{}-{number}.json", std::process::id()));
+        let mut child = Command::new(env!("CARGO_BIN_EXE_eunomia-host"))
+            .args(args)
+            .arg("--summary")
+            .arg(&summary)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = lines(child.stdout.take().unwrap());
+        let stderr = lines(child.stderr.take().unwrap());
+        Host { child, summary, stdout, stderr, log: Vec::new() }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for a line of the log that contains the text.
+    pub fn expect_log(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.stderr.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    self.log.push(line.clone());
+                    if line.contains(text) {
+                        return line;
+                    }
+                }
+                Err(error) => panic!("no line with '{text}' ({error}); the log is {:#?}", self.log),
+            }
+        }
+    }
+
+    /// Waits for a line of JSON on standard output for which the test holds.
+    pub fn expect(&mut self, what: &str, mut test: impl FnMut(&Value) -> bool) -> (Value, Duration) {
+        let start = Instant::now();
+        loop {
+            let line = self.stdout.recv_timeout(PATIENCE.saturating_sub(start.elapsed()));
+            let line = line.unwrap_or_else(|_| panic!("no {what} came"));
+            if let Ok(value) = serde_json::from_str(&line)
+                && test(&value)
+            {
+                return (value, start.elapsed());
+            }
+        }
+    }
+
+    pub fn interrupt(&self) {
+        let done = Command::new("kill").arg("-INT").arg(self.pid().to_string()).status().unwrap();
+        assert!(done.success());
+    }
+
+    /// Stops it with Ctrl-C, checks that every sum adds up, and returns what was printed and the summary.
+    pub fn stop(mut self) -> (Vec<Value>, Value) {
+        self.interrupt();
+        let printed: Vec<Value> = self
+            .stdout
+            .iter()
+            .map(|line| serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}")))
+            .collect();
+        let status = self.child.wait().unwrap();
+        self.log.extend(self.stderr.iter());
+        assert!(status.success(), "{status}: {:#?}", self.log);
+        let summary: Value = serde_json::from_str(&fs::read_to_string(&self.summary).unwrap()).unwrap();
+        check_sums(&summary);
+        (printed, summary)
+    }
+
+    /// Waits for it to end by itself.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        let status = self.child.wait().unwrap();
+        self.log.extend(self.stderr.iter());
+        status
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+        _ = fs::remove_file(&self.summary);
+    }
+}
+
+fn lines(from: impl std::io::Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines() {
+            let Ok(line) = line else { break };
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// `seen = filtered + delivered + lost`, for every source and every plugin.
+pub fn check_sums(summary: &Value) {
+    for group in ["sources", "plugins"] {
+        for (name, counts) in summary[group].as_object().unwrap() {
+            let number = |key: &str| counts[key].as_u64().unwrap();
+            let lost: u64 = counts["lost"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
+            let sum = number("filtered") + number("delivered") + lost;
+            assert_eq!(number("seen"), sum, "{group} {name}: {counts}");
+            if let Some(kinds) = counts.get("kinds") {
+                let by_kind: u64 = kinds.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
+                assert_eq!(by_kind, number("delivered"), "{name}: {counts}");
+            }
+        }
+    }
+}
