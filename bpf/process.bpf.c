@@ -24,10 +24,11 @@ KEEP_TYPE(enum, exec_flag);
 struct scratch {
 	struct exec_record record;
 	char tail[TAIL_BYTES];
-	__u32 used; /* of tail */
-	__u32 limit; /* where the part being written is cut */
-	__u32 cut;
-	__u32 busy;
+	/* 64 bits wide: the verifier loses the bounds of narrower numbers when they are widened. */
+	__u64 used; /* of tail */
+	__u64 limit; /* where the part being written is cut */
+	__u64 cut;
+	__u64 busy;
 	struct dentry *dentry;
 	struct mount *mount;
 	struct dentry *root_dentry;
@@ -62,7 +63,7 @@ static __always_inline struct mount *mount_of(struct vfsmount *vfsmount)
 /* Appends one name and its end. False when there is no room. */
 static __always_inline bool append_name(struct scratch *scratch, const struct dentry *dentry)
 {
-	__u32 used = scratch->used;
+	__u64 used = scratch->used;
 	if (used > TAIL_BYTES - NAME_BYTES || used > scratch->limit) {
 		scratch->cut = 1;
 		return false;
@@ -96,7 +97,7 @@ static __always_inline bool step_up(struct scratch *scratch)
 /* Appends the names of a path, the last one first. Returns their length in bytes. */
 static __always_inline __u32 append_path(struct scratch *scratch, struct task_struct *task, struct path *path)
 {
-	__u32 start = scratch->used;
+	__u64 start = scratch->used;
 	scratch->dentry = BPF_CORE_READ(path, dentry);
 	scratch->mount = mount_of(BPF_CORE_READ(path, mnt));
 	scratch->root_dentry = BPF_CORE_READ(task, fs, root.dentry);
@@ -117,7 +118,7 @@ static __always_inline void append_args(struct scratch *scratch, struct task_str
 	struct exec_record *record = &scratch->record;
 	unsigned long start = BPF_CORE_READ(task, mm, arg_start);
 	unsigned long length = BPF_CORE_READ(task, mm, arg_end) - start;
-	__u32 used = scratch->used;
+	__u64 used = scratch->used;
 
 	if (length > ARGS_BYTES - 1) {
 		length = ARGS_BYTES - 1;
@@ -194,7 +195,7 @@ static __always_inline int on_exec(struct task_struct *task, const char *filenam
 		record->flags |= file_flags(exe);
 		if (record->flags & EXEC_MEMFD) {
 			/* It has one name, in no directory. */
-			__u32 start = scratch->used;
+			__u64 start = scratch->used;
 			scratch->limit = TAIL_BYTES;
 			append_name(scratch, BPF_CORE_READ(exe, f_path.dentry));
 			record->exe_length = scratch->used - start;

@@ -139,14 +139,16 @@ fn describe(runtime: &Runtime, component: &Component) -> Description {
             None => description.ignored.push(name.to_owned()),
         }
     }
-    for (name, _) in types.imports(&runtime.engine) {
+    for (name, item) in types.imports(&runtime.engine) {
         let package = name.split(['/', '@']).next().unwrap_or(name);
         let version = name.rsplit_once('@').map_or("", |(_, version)| version);
         match package {
             PACKAGE if version != INTERFACE_VERSION => description.other_versions.push(name.to_owned()),
             PACKAGE => match name.strip_prefix(PACKAGE).and_then(|rest| rest.split('@').next()) {
-                Some("/alerts" | "/processes") => description.services.push(name.to_owned()),
-                Some("/types" | "/process") => {}
+                Some("/alerts" | "/processes") if has_functions(runtime, &item.ty) => {
+                    description.services.push(name.to_owned());
+                }
+                Some("/alerts" | "/processes" | "/types" | "/process") => {}
                 _ => description.refused.push(name.to_owned()),
             },
             "wasi:cli" | "wasi:io" | "wasi:clocks" | "wasi:random" | "wasi:filesystem" | "wasi:sockets"
@@ -158,6 +160,12 @@ fn describe(runtime: &Runtime, component: &Component) -> Description {
         }
     }
     description
+}
+
+/// Whether an interface is imported for more than its types.
+fn has_functions(runtime: &Runtime, item: &ComponentItem) -> bool {
+    let ComponentItem::ComponentInstance(instance) = item else { return false };
+    instance.exports(&runtime.engine).any(|(_, export)| matches!(export.ty, ComponentItem::ComponentFunc(_)))
 }
 
 fn describe_export(description: &mut Description, name: &str) {

@@ -147,7 +147,9 @@ fn explain(step: &str, error: &libbpf_rs::Error) -> String {
 /// The end of what libbpf and the verifier had to say, without libbpf's advice on ulimit, which misleads.
 fn last_lines() -> Option<String> {
     let messages = LAST_MESSAGES.lock().expect("no thread panics while it holds this");
-    let useful = |line: &&str| !line.is_empty() && !line.contains("ulimit") && line.contains("processed");
+    messages.iter().for_each(|message| log::debug!("{message}"));
+    let noise = ["ulimit", "processed ", "libbpf:", "PROG LOAD LOG"];
+    let useful = |line: &&str| !line.is_empty() && !noise.iter().any(|words| line.contains(words));
     messages.iter().flat_map(|message| message.lines()).map(str::trim).rfind(useful).map(str::to_owned)
 }
 

@@ -1,0 +1,54 @@
+//! The WIT package as Rust, generated: the types and host services once, and for each exported interface a world of its
+//! own, so that a plugin exports those that it names and no others.
+#![allow(missing_docs, non_snake_case, unsafe_code)]
+
+/// Types and host services.
+#[cfg(feature = "json")]
+mod services {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        world: "services",
+        generate_all,
+        additional_derives: [PartialEq, eunomia_json::Json],
+    });
+}
+
+/// Types and host services.
+#[cfg(not(feature = "json"))]
+mod services {
+    wit_bindgen::generate!({ path: "../../wit", world: "services", generate_all, additional_derives: [PartialEq] });
+}
+
+pub use services::eunomia::plugin::{alerts, process, processes, types};
+
+macro_rules! exported {
+    ($($interface:ident, $world:literal;)*) => { $(
+        pub mod $interface {
+            wit_bindgen::generate!({
+                path: "../../wit",
+                world: $world,
+                with: {
+                    "eunomia:plugin/types@0.1.0": crate::bindings::types,
+                    "eunomia:plugin/process@0.1.0": crate::bindings::process,
+                    "eunomia:plugin/processes@0.1.0": crate::bindings::processes,
+                    "eunomia:plugin/alerts@0.1.0": crate::bindings::alerts,
+                },
+                pub_export_macro: true,
+                export_macro_name: "export",
+            });
+        }
+    )* };
+}
+
+// Named as the traits, for `export!` to find them.
+exported! {
+    OnExec, "handles-exec";
+    OnExit, "handles-exit";
+    OnFork, "handles-fork";
+    OnAlert, "handles-alert";
+    OnTick, "handles-tick";
+    FilterExec, "filters-exec";
+    FilterExit, "filters-exit";
+    FilterFork, "filters-fork";
+    Life, "lives";
+}

@@ -1,0 +1,154 @@
+//! Write [eunomia-host](https://crates.io/crates/eunomia-host) plugins in Rust.
+//!
+//! A plugin is a type with a trait for each kind of event that it wants, named in [`export!`]:
+//!
+//! ```no_run
+//! use eunomia_plugin::prelude::*;
+//!
+//! #[derive(Default)]
+//! struct RootShells;
+//!
+//! impl Plugin for RootShells {}
+//!
+//! impl OnExec for RootShells {
+//!     fn on_exec(&mut self, events: Vec<Exec>) {
+//!         for event in events.iter().filter(|event| event.task.uid == 0 && event.exe.ends_with("sh")) {
+//!             let message = format!("root runs {}", event.args.join(" "));
+//!             Alert::new(Severity::Low, "root-shell", message).about(event).raise();
+//!         }
+//!     }
+//! }
+//!
+//! export!(RootShells: OnExec);
+//! ```
+//!
+//! Build it with `cargo build --release --target wasm32-wasip2` as a `cdylib`. What is printed to standard output is the
+//! host's output, what is printed to standard error its log.
+#![warn(missing_docs)]
+
+#[doc(hidden)]
+pub mod bindings;
+mod raise;
+mod settings;
+
+use std::marker::PhantomData;
+
+pub use bindings::{alerts, process, processes, types};
+pub use raise::About;
+pub use settings::from_config;
+
+/// Everything that a plugin usually needs.
+pub mod prelude {
+    pub use crate::alerts::{Alert, RaisedAlert, Severity};
+    pub use crate::process::{Exec, Exit, Fork};
+    pub use crate::types::Task;
+    pub use crate::{
+        About, FilterExec, FilterExit, FilterFork, OnAlert, OnExec, OnExit, OnFork, OnTick, Plugin, export, from_config,
+        processes,
+    };
+}
+
+/// A plugin. What it remembers from event to event are the fields of its type.
+pub trait Plugin: Default + 'static {
+    /// Called before any event. `config` is the `[config]` table of its settings as JSON, `{}` without one;
+    /// [`from_config`] reads it. The text of an error is shown to the operator, and the plugin is not loaded.
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting.
+    fn start(&mut self, config: &str) -> Result<(), String> {
+        _ = config;
+        Ok(())
+    }
+
+    /// Called after the last event.
+    fn stop(&mut self) {}
+}
+
+/// Where `export!` keeps the plugin.
+#[doc(hidden)]
+pub trait Stored: Plugin {
+    fn with<T>(call: impl FnOnce(&mut Self) -> T) -> T;
+}
+
+/// What the component exports on behalf of the plugin.
+#[doc(hidden)]
+pub struct Exports<P>(PhantomData<P>);
+
+/// A trait, a method and the interface's own function for each exported interface.
+macro_rules! interfaces {
+    ($($(#[$doc:meta])* $interface:ident :: $method:ident ($($name:ident : $ty:ty),*) $(-> $output:ty)?,
+       $module:ident . $function:ident;)*) => { $(
+        $(#[$doc])*
+        pub trait $interface: Plugin {
+            $(#[$doc])*
+            fn $method(&mut self, $($name: $ty),*) $(-> $output)?;
+        }
+
+        impl<P: $interface + Stored> bindings::$interface::exports::eunomia::plugin::$module::Guest for Exports<P> {
+            fn $function($($name: $ty),*) $(-> $output)? {
+                P::with(|plugin| plugin.$method($($name),*))
+            }
+        }
+    )* };
+}
+
+interfaces! {
+    /// Handles programs that were executed: a run of them in time order.
+    OnExec::on_exec(events: Vec<process::Exec>), on_exec.handle;
+    /// Handles processes that ended: a run of them in time order.
+    OnExit::on_exit(events: Vec<process::Exit>), on_exit.handle;
+    /// Handles processes that forked: a run of them in time order.
+    OnFork::on_fork(events: Vec<process::Fork>), on_fork.handle;
+    /// Handles alerts of other plugins: a run of them in time order.
+    OnAlert::on_alert(events: Vec<alerts::RaisedAlert>), on_alert.handle;
+    /// Acts at regular times: `now` is nanoseconds since the Unix epoch, `interval` nanoseconds.
+    OnTick::on_tick(now: types::Timestamp, interval: types::Nanoseconds), on_tick.handle;
+    /// Decides which `exec` events pass: one answer per event, in the same order.
+    FilterExec::keep_exec(events: Vec<process::Exec>) -> Vec<bool>, filter_exec.keep;
+    /// Decides which `exit` events pass: one answer per event, in the same order.
+    FilterExit::keep_exit(events: Vec<process::Exit>) -> Vec<bool>, filter_exit.keep;
+    /// Decides which `fork` events pass: one answer per event, in the same order.
+    FilterFork::keep_fork(events: Vec<process::Fork>) -> Vec<bool>, filter_fork.keep;
+}
+
+impl<P: Stored> bindings::Life::exports::eunomia::plugin::life::Guest for Exports<P> {
+    fn start(config: String) -> Result<(), String> {
+        P::with(|plugin| plugin.start(&config))
+    }
+
+    fn stop() {
+        P::with(Plugin::stop);
+    }
+}
+
+/// Exports a plugin: its type, and the traits that are to be called. Only these become exports of the component, and so
+/// its subscription.
+///
+/// ```no_run
+/// # use eunomia_plugin::prelude::*;
+/// # #[derive(Default)] struct Counter { seen: usize }
+/// # impl Plugin for Counter {}
+/// # impl OnExec for Counter { fn on_exec(&mut self, events: Vec<Exec>) { self.seen += events.len(); } }
+/// # impl OnTick for Counter { fn on_tick(&mut self, _: u64, _: u64) { println!("{}", self.seen); } }
+/// export!(Counter: OnExec, OnTick);
+/// ```
+#[macro_export]
+macro_rules! export {
+    ($plugin:ty : $($interface:ident),+ $(,)?) => {
+        const _: () = {
+            ::std::thread_local! {
+                static PLUGIN: ::std::cell::RefCell<$plugin> = ::std::default::Default::default();
+            }
+
+            impl $crate::Stored for $plugin {
+                fn with<T>(call: impl FnOnce(&mut Self) -> T) -> T {
+                    PLUGIN.with_borrow_mut(call)
+                }
+            }
+
+            type Exports = $crate::Exports<$plugin>;
+            $crate::bindings::Life::export!(Exports with_types_in $crate::bindings::Life);
+            $( $crate::bindings::$interface::export!(Exports with_types_in $crate::bindings::$interface); )+
+        };
+    };
+}

@@ -1,0 +1,66 @@
+//! Alerts, tersely.
+
+use crate::alerts::{self, Alert, Field, RaisedAlert, Severity};
+use crate::process::{Exec, Exit, Fork};
+use crate::types::{Task, Timestamp};
+
+/// An event that an alert can be about.
+pub trait About {
+    /// When it happened.
+    fn time(&self) -> Timestamp;
+    /// Who did it.
+    fn task(&self) -> Option<&Task>;
+}
+
+macro_rules! about {
+    ($($event:ty),*) => { $(
+        impl About for $event {
+            fn time(&self) -> Timestamp {
+                self.time
+            }
+
+            fn task(&self) -> Option<&Task> {
+                Some(&self.task)
+            }
+        }
+    )* };
+}
+
+about!(Exec, Exit, Fork);
+
+impl About for RaisedAlert {
+    fn time(&self) -> Timestamp {
+        self.alert.time
+    }
+
+    fn task(&self) -> Option<&Task> {
+        self.alert.task.as_ref()
+    }
+}
+
+impl Alert {
+    /// An alert about nothing in particular yet. `rule` is short and stable, `message` a sentence for a person.
+    pub fn new(severity: Severity, rule: &str, message: impl Into<String>) -> Self {
+        Alert { time: 0, severity, rule: rule.to_owned(), message: message.into(), task: None, fields: Vec::new() }
+    }
+
+    /// Takes time and task from an event.
+    #[must_use]
+    pub fn about(mut self, event: &impl About) -> Self {
+        self.time = event.time();
+        self.task = event.task().cloned();
+        self
+    }
+
+    /// Adds a named value.
+    #[must_use]
+    pub fn field(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.fields.push(Field { name: name.to_owned(), value: value.into() });
+        self
+    }
+
+    /// Raises it.
+    pub fn raise(self) {
+        alerts::raise(&self);
+    }
+}
