@@ -146,9 +146,16 @@ macro_rules! export {
                 }
             }
 
-            type Exports = $crate::Exports<$plugin>;
-            $crate::bindings::Life::export!(Exports with_types_in $crate::bindings::Life);
-            $( $crate::bindings::$interface::export!(Exports with_types_in $crate::bindings::$interface); )+
+            // Natively, for a plugin's own tests, there is nothing to export to; this keeps it from seeming unused.
+            #[cfg(not(target_arch = "wasm32"))]
+            #[used]
+            static EXPORTED: fn() = || <$plugin as $crate::Stored>::with($crate::Plugin::stop);
+            #[cfg(target_arch = "wasm32")]
+            const _: () = {
+                type Exports = $crate::Exports<$plugin>;
+                $crate::bindings::Life::export!(Exports with_types_in $crate::bindings::Life);
+                $( $crate::bindings::$interface::export!(Exports with_types_in $crate::bindings::$interface); )+
+            };
         };
     };
 }
