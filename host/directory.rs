@@ -151,7 +151,12 @@ impl Directory {
             if path.extension().is_none_or(|extension| extension != "wasm") {
                 continue;
             }
-            let Ok(metadata) = path.symlink_metadata() else { continue };
+            let Ok(metadata) = path.symlink_metadata() else {
+                // It went away in between, or the whole directory did: the next scan knows.
+                self.unsettled = true;
+                found.insert(name.to_owned(), None);
+                continue;
+            };
             if !metadata.is_file() {
                 if self.refused.insert(path.clone()) {
                     log::warn!("{} is not loaded: it is no regular file; copy the plugin itself there", path.display());

@@ -117,7 +117,10 @@ impl Host {
         let start = Instant::now();
         loop {
             let line = self.stdout.recv_timeout(PATIENCE.saturating_sub(start.elapsed()));
-            let line = line.unwrap_or_else(|_| panic!("no {what} came"));
+            let line = line.unwrap_or_else(|_| {
+                self.log.extend(self.stderr.try_iter());
+                panic!("no {what} came; the log is {:#?}", self.log)
+            });
             if let Ok(value) = serde_json::from_str(&line)
                 && test(&value)
             {
