@@ -68,10 +68,17 @@ fn clang() -> String {
         return clang;
     }
     let works = |name: &&&str| {
-        Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+        Command::new(name)
+            .arg("--version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success())
     };
     let found = CLANGS.iter().find(works);
     found.map(|name| (*name).to_owned()).unwrap_or_else(|| {
-        panic!("no clang was found, which compiles the BPF programs: `make setup` installs it, or set CLANG to its path")
+        panic!(
+            "no clang was found, which compiles the BPF programs: `make setup` installs it, or set CLANG to its path"
+        )
     })
 }

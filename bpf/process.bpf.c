@@ -283,6 +283,25 @@ int BPF_PROG(fork_btf, struct task_struct *parent, struct task_struct *child)
 	return pid == BPF_CORE_READ(child, tgid) ? on_fork(parent, pid) : 0;
 }
 
+SEC("raw_tp/sched_process_exec")
+int BPF_PROG(exec_raw, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
+{
+	return on_exec(task, BPF_CORE_READ(bprm, filename));
+}
+
+SEC("raw_tp/sched_process_exit")
+int BPF_PROG(exit_raw, struct task_struct *task)
+{
+	return on_exit(task);
+}
+
+SEC("raw_tp/sched_process_fork")
+int BPF_PROG(fork_raw, struct task_struct *parent, struct task_struct *child)
+{
+	__u32 pid = BPF_CORE_READ(child, pid);
+	return pid == BPF_CORE_READ(child, tgid) ? on_fork(parent, pid) : 0;
+}
+
 SEC("tp/sched/sched_process_exec")
 int exec_tp(struct trace_event_raw_sched_process_exec *event)
 {

@@ -47,7 +47,10 @@ fn a_plugin_file_that_cannot_run_is_named_with_the_cause() {
 #[test]
 fn inspect_shows_what_a_plugin_handles() {
     let (ok, text) = run(&["inspect", plugin("alerts").to_str().unwrap()]);
-    assert!(ok && text.contains("exec") && text.contains("eunomia:plugin/alerts@") && text.contains("runs it"), "{text}");
+    assert!(
+        ok && text.contains("exec") && text.contains("eunomia:plugin/alerts@") && text.contains("runs it"),
+        "{text}"
+    );
     let (ok, text) = run(&["inspect", plugin("quiet").to_str().unwrap()]);
     assert!(ok && text.contains("filters   exec, exit, fork"), "{text}");
 }

@@ -43,7 +43,8 @@ fn a_thousand_processes_are_each_seen_once() {
     }
     assert_eq!(seen, pids, "every run once, with its pid");
     for (run, pid) in &pids {
-        let exits: Vec<_> = of_kind(&lines, "exit").filter(|exit| exit["pid"] == *pid && exit["comm"] == "true").collect();
+        let exits: Vec<_> =
+            of_kind(&lines, "exit").filter(|exit| exit["pid"] == *pid && exit["comm"] == "true").collect();
         assert_eq!(exits.len(), 1, "run {run} with pid {pid}: {exits:?}");
         assert_eq!((&exits[0]["code"], &exits[0]["signal"]), (&0.into(), &Value::Null));
         assert!(exits[0]["duration"].as_u64().unwrap() > 0);

@@ -82,6 +82,9 @@ struct RunArgs {
     /// Only events of this user id (may be repeated)
     #[arg(long = "uid", value_name = "N")]
     uids: Vec<u32>,
+    /// Use only these hooks, to see what they give; `eunomia-host sources` lists them
+    #[arg(long, value_name = "HOOK,...", value_delimiter = ',')]
+    hooks: Vec<String>,
     /// Stop after so many seconds
     #[arg(long, value_name = "SECONDS")]
     duration: Option<f64>,
@@ -107,6 +110,8 @@ struct ConfigFile {
     comms: Vec<String>,
     #[serde(default)]
     uids: Vec<u32>,
+    #[serde(default)]
+    hooks: Vec<String>,
     #[serde(rename = "duration_seconds")]
     duration: Option<f64>,
     alerts: Option<AlertFormat>,
@@ -131,6 +136,8 @@ pub struct Config {
     pub comms: Vec<String>,
     /// Only these users; all when empty.
     pub uids: Vec<u32>,
+    /// Only these hooks; any when empty.
+    pub hooks: Vec<String>,
     /// How long to run.
     pub duration: Option<Duration>,
     /// How alerts are shown.
@@ -165,6 +172,7 @@ impl RunArgs {
             pids: or_else(self.pids, file.pids),
             comms: or_else(self.comms, file.comms),
             uids: or_else(self.uids, file.uids),
+            hooks: or_else(self.hooks, file.hooks),
             duration: duration.context("the duration must be a positive number of seconds")?,
             alerts: self.alerts.or(file.alerts).unwrap_or_default(),
             summary: self.summary.or(file.summary),
@@ -180,8 +188,8 @@ fn or_else<T>(first: Vec<T>, second: Vec<T>) -> Vec<T> {
 }
 
 fn read_config(path: &Path) -> Result<ConfigFile> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
     toml::from_str(&text).map_err(|error| settings::explain(path, &error))
 }
 

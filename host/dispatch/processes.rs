@@ -94,13 +94,8 @@ impl Table {
 
     fn fork(&mut self, parent: &Task, child_pid: u32) {
         let parent = self.of(parent);
-        let child = Process {
-            pid: child_pid,
-            ppid: parent.pid,
-            start_time: START_UNKNOWN,
-            end_time: None,
-            ..parent.clone()
-        };
+        let child =
+            Process { pid: child_pid, ppid: parent.pid, start_time: START_UNKNOWN, end_time: None, ..parent.clone() };
         self.live.insert(child_pid, child);
     }
 

@@ -123,8 +123,8 @@ impl Queue {
         let events: u64 = kept.iter().map(|(_, _, kept)| kept).sum();
         let bytes = batch.columns.bytes as u64 * events / batch.len().max(1) as u64;
         // A batch larger than the whole queue still fits into an empty one, or it could never be delivered.
-        let fits = inner.events == 0
-            || (inner.events + events <= self.max_events && inner.bytes + bytes <= self.max_bytes);
+        let fits =
+            inner.events == 0 || (inner.events + events <= self.max_events && inner.bytes + bytes <= self.max_bytes);
         for (kind, seen, kept) in kept {
             let counts = inner.counts.entry(kind).or_default();
             counts.seen += seen;

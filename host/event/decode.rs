@@ -3,7 +3,9 @@
 use std::fmt;
 
 use super::clock::Clock;
-use super::layout::process::{exec_flag, exec_record, exit_record, fork_record, record_header, record_kind, record_task};
+use super::layout::process::{
+    exec_flag, exec_record, exit_record, fork_record, record_header, record_kind, record_task,
+};
 use super::layout::{self, Plain};
 use super::{Columns, Kind};
 use crate::wit::process::{Exec, Exit, Fork};
@@ -89,7 +91,8 @@ fn exec(bytes: &[u8], clock: &Clock) -> Result<Exec, DecodeError> {
     let cwd = text.path(tail.take(cwd_length)?, has(exec_flag::EXEC_CWD_CUT));
     let args = tail.take(args_length)?;
     let args = args.strip_suffix(b"\0").unwrap_or(args);
-    let args = if args_length == 0 { Vec::new() } else { args.split(|byte| *byte == 0).map(|arg| text.decode(arg)).collect() };
+    let args =
+        if args_length == 0 { Vec::new() } else { args.split(|byte| *byte == 0).map(|arg| text.decode(arg)).collect() };
     let tty = text.name(&tty);
     Ok(Exec {
         time: clock.time(time),
@@ -102,7 +105,9 @@ fn exec(bytes: &[u8], clock: &Clock) -> Result<Exec, DecodeError> {
         args,
         args_truncated: has(exec_flag::EXEC_ARGS_CUT),
         cwd,
-        paths_truncated: has(exec_flag::EXEC_FILENAME_CUT) || has(exec_flag::EXEC_EXE_CUT) || has(exec_flag::EXEC_CWD_CUT),
+        paths_truncated: has(exec_flag::EXEC_FILENAME_CUT)
+            || has(exec_flag::EXEC_EXE_CUT)
+            || has(exec_flag::EXEC_CWD_CUT),
         tty: (!tty.is_empty()).then_some(tty),
         login_uid: (login_uid != u32::MAX).then_some(login_uid),
         capabilities,

@@ -83,7 +83,10 @@ mod tests {
     #[test]
     fn json_has_the_kind_first_and_the_task_beside() {
         let line = json(&raised());
-        assert!(line.starts_with(r#"{"kind":"alert","time":"2023-11-14T22:13:20.500000001Z","plugin":"alerts""#), "{line}");
+        assert!(
+            line.starts_with(r#"{"kind":"alert","time":"2023-11-14T22:13:20.500000001Z","plugin":"alerts""#),
+            "{line}"
+        );
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["alert"]["severity"], "high");
         assert_eq!(value["alert"]["fields"]["exe"], "/tmp/x\n");

@@ -51,11 +51,7 @@ pub fn start(alerts: AlertFormat) -> io::Result<(Output, Writer)> {
 }
 
 /// The same, with something else in the place of standard output.
-pub fn start_on(
-    stdout: Box<dyn Write + Send>,
-    terminal: bool,
-    alerts: AlertFormat,
-) -> io::Result<(Output, Writer)> {
+pub fn start_on(stdout: Box<dyn Write + Send>, terminal: bool, alerts: AlertFormat) -> io::Result<(Output, Writer)> {
     let alerts = match alerts {
         AlertFormat::Auto if terminal => AlertFormat::Human,
         AlertFormat::Auto => AlertFormat::Json,
@@ -63,7 +59,8 @@ pub fn start_on(
     };
     let (pieces, receiver) = mpsc::channel(MAX_PIECES);
     let (say_closed, closed) = watch::channel(false);
-    let thread = std::thread::Builder::new().name("output".into()).spawn(move || write_all(stdout, receiver, &say_closed))?;
+    let thread =
+        std::thread::Builder::new().name("output".into()).spawn(move || write_all(stdout, receiver, &say_closed))?;
     let colours = terminal && std::env::var_os("NO_COLOR").is_none();
     Ok((Output { pieces, alerts, colours, waiting: Arc::default() }, Writer { thread, closed }))
 }

@@ -100,7 +100,10 @@ fn recognise(bytes: &[u8]) -> Result<()> {
         bytes.len() >> 20,
         MAX_FILE_BYTES >> 20
     );
-    ensure!(bytes.len() >= 8 || !b"\0asm".starts_with(&bytes[..bytes.len().min(4)]), "the file is cut off; copy it again");
+    ensure!(
+        bytes.len() >= 8 || !b"\0asm".starts_with(&bytes[..bytes.len().min(4)]),
+        "the file is cut off; copy it again"
+    );
     match bytes {
         [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(()),
         [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => bail!(
@@ -131,7 +134,8 @@ fn describe(runtime: &Runtime, component: &Component) -> Description {
     let mut description = Description::default();
     let types = component.component_type();
     for (name, item) in types.exports(&runtime.engine) {
-        let own = name.strip_prefix(PACKAGE).and_then(|rest| rest.strip_prefix('/')).and_then(|rest| rest.split_once('@'));
+        let own =
+            name.strip_prefix(PACKAGE).and_then(|rest| rest.strip_prefix('/')).and_then(|rest| rest.split_once('@'));
         match own {
             Some((_, version)) if version != INTERFACE_VERSION => description.other_versions.push(name.to_owned()),
             Some((name, _)) => describe_export(&mut description, name),

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
-use wasmtime::component::{ComponentExportIndex, ComponentNamedList, Instance as Linked, InstancePre, Lift, Lower, TypedFunc};
+use wasmtime::component::{
+    ComponentExportIndex, ComponentNamedList, Instance as Linked, InstancePre, Lift, Lower, TypedFunc,
+};
 use wasmtime::{Store, Trap, UpdateDeadline};
 
 use super::component::{Description, interface};
@@ -39,6 +41,7 @@ impl fmt::Display for Fault {
     }
 }
 
+type StartFunc = TypedFunc<(String,), (Result<(), String>,)>;
 type CallFuture<'a, T> = Pin<Box<dyn Future<Output = wasmtime::Result<T>> + Send + 'a>>;
 
 /// An exported function that takes a run of events of one kind.
@@ -65,7 +68,7 @@ pub(super) struct Instance {
     handlers: BTreeMap<Kind, Box<dyn RunFunc<()>>>,
     filters: BTreeMap<Kind, Box<dyn RunFunc<Vec<bool>>>>,
     on_tick: Option<TypedFunc<(u64, u64), ()>>,
-    start: Option<TypedFunc<(String,), (Result<(), String>,)>>,
+    start: Option<StartFunc>,
     stop: Option<TypedFunc<(), ()>>,
 }
 
@@ -99,9 +102,10 @@ impl Blueprint {
             .await
             .map_err(|fault| anyhow!("it could not be instantiated: {fault}"))?;
         let mut instance = self.look_up(store, &linked)?;
-        if let Some(start) = instance.start.clone() {
+        if let Some(start) = instance.start {
             let config = self.config.clone();
-            let call = |store| -> CallFuture<'_, _> { Box::pin(async move { start.call_async(store, (config,)).await }) };
+            let call =
+                |store| -> CallFuture<'_, _> { Box::pin(async move { start.call_async(store, (config,)).await }) };
             let (result,) = bounded(&mut instance.store, START_DEADLINE_MS, call)
                 .await
                 .map_err(|fault| anyhow!("its start function failed: {fault}"))?;
@@ -125,9 +129,7 @@ impl Blueprint {
             false => None,
         };
         let (start, stop) = match description.lives {
-            true => {
-                (Some(find(&mut store, linked, "life", "start")?), Some(find(&mut store, linked, "life", "stop")?))
-            }
+            true => (Some(find(&mut store, linked, "life", "start")?), Some(find(&mut store, linked, "life", "stop")?)),
             false => (None, None),
         };
         Ok(Instance { store, deadline_ms: self.limits.deadline_ms, handlers, filters, on_tick, start, stop })
@@ -158,9 +160,8 @@ impl Instance {
     pub async fn tick(&mut self, now: u64, interval: Duration) -> Result<(), Fault> {
         let Some(on_tick) = self.on_tick else { return Ok(()) };
         let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
-        let call = |store| -> CallFuture<'_, ()> {
-            Box::pin(async move { on_tick.call_async(store, (now, interval)).await })
-        };
+        let call =
+            |store| -> CallFuture<'_, ()> { Box::pin(async move { on_tick.call_async(store, (now, interval)).await }) };
         bounded(&mut self.store, self.deadline_ms, call).await
     }
 
@@ -218,7 +219,10 @@ where
     let name = interface(name);
     let export: Option<ComponentExportIndex> = linked.get_export_index(&mut *store, None, &name);
     let index = export.and_then(|export| linked.get_export_index(&mut *store, Some(&export), function));
-    ensure!(index.is_some(), "its export {name} lacks the function {function}; build it against this version's wit folder");
+    ensure!(
+        index.is_some(),
+        "its export {name} lacks the function {function}; build it against this version's wit folder"
+    );
     let index = index.expect("checked");
     linked.get_typed_func(&mut *store, index).map_err(|error| {
         anyhow!("its export {name}#{function} has another type than this host's: {error:#}; build it against this version's wit folder")

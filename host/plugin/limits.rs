@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use wasmtime::{Result, ResourceLimiter};
+use wasmtime::{ResourceLimiter, Result};
 
 /// Memory that a plugin may use, all its memories and tables together, unless its settings say otherwise.
 pub const MEMORY_BYTES: u64 = 16 << 20;

@@ -181,7 +181,7 @@ impl Host {
             .sources
             .iter()
             .filter_map(|state| match &state.state {
-                State::Attached { hook, misses, .. } if misses.is_empty() => Some(format!("{} ({hook})", state.source)),
+                State::Attached { hook, misses: "", .. } => Some(format!("{} ({hook})", state.source)),
                 State::Attached { hook, misses, .. } => Some(format!("{} ({hook}; misses {misses})", state.source)),
                 State::Failed { .. } => Some(format!("{} (failed)", state.source)),
                 State::Off => None,
@@ -189,7 +189,8 @@ impl Host {
             .collect();
         let plugins: Vec<_> = self.plugins.running.keys().map(String::as_str).collect();
         let list = |names: String| if names.is_empty() { "none".to_owned() } else { names };
-        let state = if self.sources.iter().any(|state| matches!(state.state, State::Failed { .. })) { " degraded" } else { "" };
+        let state =
+            if self.sources.iter().any(|state| matches!(state.state, State::Failed { .. })) { " degraded" } else { "" };
         format!("ready{state} sources: {} plugins: {}", list(sources.join(", ")), list(plugins.join(", ")))
     }
 
@@ -211,7 +212,8 @@ impl Plugins {
 
     /// Keeps of the plugins that have ended no more than their counts.
     fn retire_ended(&mut self) {
-        let (ended, leaving) = std::mem::take(&mut self.leaving).into_iter().partition(|plugin| plugin.state() == "stopped");
+        let (ended, leaving) =
+            std::mem::take(&mut self.leaving).into_iter().partition(|plugin| plugin.state() == "stopped");
         self.leaving = leaving;
         let ended: Vec<Plugin> = ended;
         ended.iter().for_each(|plugin| self.retire(plugin));

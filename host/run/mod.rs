@@ -50,6 +50,7 @@ async fn run_plugins(config: Config) -> Result<()> {
     let (dispatcher, messages, inbox) = Dispatcher::new(processes.clone());
     let dispatched = tokio::spawn(dispatcher.run());
     let narrowing = Narrowing {
+        hooks: config.hooks.clone(),
         pids: config.pids.clone(),
         comms: config.comms.clone(),
         uids: config.uids.clone(),

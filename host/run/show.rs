@@ -67,14 +67,24 @@ pub fn inspect(file: &Path) -> Result<()> {
     let life = [(description.ticks, "ticks"), (description.lives, "start and stop")];
     line("wants", life.iter().filter(|(wants, _)| *wants).map(|(_, what)| *what).collect::<Vec<_>>().join(", "));
     line("services", description.services.join(", "));
-    line("WASI", if description.wasi.is_empty() { String::new() } else { format!("{} (nothing granted: no files, no network, no environment)", description.wasi.join(", ")) });
+    line(
+        "WASI",
+        if description.wasi.is_empty() {
+            String::new()
+        } else {
+            format!("{} (nothing granted: no files, no network, no environment)", description.wasi.join(", "))
+        },
+    );
     line("ignored", description.ignored.join(", "));
     line("versions", description.other_versions.join(", "));
     line("refused", description.refused.join(", "));
-    line("verdict", match compiled.check() {
-        Ok(()) => "this host runs it".to_owned(),
-        Err(error) => format!("this host refuses it: {error:#}"),
-    });
+    line(
+        "verdict",
+        match compiled.check() {
+            Ok(()) => "this host runs it".to_owned(),
+            Err(error) => format!("this host refuses it: {error:#}"),
+        },
+    );
     print(&text)
 }
 

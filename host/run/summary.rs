@@ -139,9 +139,12 @@ impl Summary {
         }
         for (name, plugin) in &self.plugins {
             let mut rest = losses(plugin.lost.iter().map(|(place, count)| (place.to_string(), *count)));
-            for (what, count) in
-                [("calls", plugin.calls), ("alerts", plugin.alerts), ("faults", plugin.faults), ("dropped", plugin.filter.dropped)]
-            {
+            for (what, count) in [
+                ("calls", plugin.calls),
+                ("alerts", plugin.alerts),
+                ("faults", plugin.faults),
+                ("dropped", plugin.filter.dropped),
+            ] {
                 if count > 0 {
                     _ = write!(rest, "  {what} {count}");
                 }

@@ -41,6 +41,10 @@ pub fn quiet_libbpf() {
 pub fn load(source: &Source, narrowing: &Narrowing) -> (Option<Loaded>, State) {
     let mut why = Vec::new();
     for rung in source.rungs {
+        if !narrowing.hooks.is_empty() && !narrowing.hooks.iter().any(|hook| hook == rung.hook) {
+            why.push((rung.hook, "left out by --hooks".to_owned()));
+            continue;
+        }
         match load_rung(source, rung, narrowing) {
             Ok(loaded) => {
                 let state = State::Attached { hook: rung.hook, misses: rung.misses, why_not_better: why };
@@ -65,11 +69,7 @@ fn load_rung(source: &Source, rung: &Rung, narrowing: &Narrowing) -> Result<Load
 }
 
 /// Loads an object with these programs and no others, attached to nothing yet.
-pub fn open_and_load(
-    source: &Source,
-    programs: &[&str],
-    narrowing: Option<&Narrowing>,
-) -> libbpf_rs::Result<Object> {
+pub fn open_and_load(source: &Source, programs: &[&str], narrowing: Option<&Narrowing>) -> libbpf_rs::Result<Object> {
     let mut open = ObjectBuilder::default().name(source.name)?.open_memory(source.object)?;
     for mut program in open.progs_mut() {
         let wanted = programs.iter().any(|name| program.name() == *name);
@@ -96,7 +96,7 @@ fn prepare(open: &mut OpenObject, source: &Source, narrowing: Option<&Narrowing>
         if name == "events" {
             map.set_max_entries(source.ring_bytes)?;
         } else if name.ends_with(".rodata")
-            && let Some(Narrowing { pids, comms, uids, exclude_pid }) = narrowing
+            && let Some(Narrowing { hooks: _, pids, comms, uids, exclude_pid }) = narrowing
             && let Some(bytes) = map.initial_value_mut()
         {
             let count = |list: usize| u32::try_from(list).unwrap_or(u32::MAX);

@@ -48,9 +48,11 @@ pub struct Rung {
     pub misses: &'static str,
 }
 
-/// Which events leave the kernel. An empty list means all.
+/// Which hooks may be used, and which events leave the kernel. An empty list means all.
 #[derive(Clone, Debug, Default)]
 pub struct Narrowing {
+    /// Only hooks with one of these names.
+    pub hooks: Vec<String>,
     /// Processes.
     pub pids: Vec<u32>,
     /// Threads' names.
@@ -156,6 +158,6 @@ impl Poller {
 /// What this kernel offers: every source is really loaded and attached, by one rung after the other.
 pub fn probe() -> Vec<SourceState> {
     load::quiet_libbpf();
-    let nothing = Narrowing::default();
-    SOURCES.iter().map(|source| SourceState { source: source.name, state: load::load(source, &nothing).1 }).collect()
+    let all = Narrowing::default();
+    SOURCES.iter().map(|source| SourceState { source: source.name, state: load::load(source, &all).1 }).collect()
 }

@@ -30,6 +30,7 @@ pub static PROCESS: Source = Source {
     ring_bytes: RING_BYTES,
     rungs: &[
         Rung { hook: "tp_btf", programs: &["exec_btf", "exit_btf", "fork_btf"], misses: "" },
+        Rung { hook: "raw_tp", programs: &["exec_raw", "exit_raw", "fork_raw"], misses: "" },
         Rung { hook: "tp", programs: &["exec_tp", "exit_tp", "fork_tp"], misses: "" },
     ],
 };
@@ -45,7 +46,12 @@ pub fn running_processes() -> Vec<Process> {
         let (exe, args) = (exe_of(process.pid), args_of(process.pid));
         processes.insert(process.pid, Process { exe, args, ..process });
     }
-    for pid in fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
+    for pid in fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+    {
         if !processes.contains_key(&pid) {
             processes.extend(process_of(pid).map(|process| (pid, process)));
         }
@@ -107,5 +113,9 @@ fn exe_of(pid: u32) -> String {
 fn args_of(pid: u32) -> Vec<String> {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
-    if bytes.is_empty() { Vec::new() } else { bytes.split(|byte| *byte == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect() }
+    if bytes.is_empty() {
+        Vec::new()
+    } else {
+        bytes.split(|byte| *byte == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect()
+    }
 }

@@ -39,7 +39,9 @@ fn rules(config: &str) -> Result<Vec<Rule>, String> {
         rules.extend(rules::default_rules());
     }
     match rules.is_empty() {
-        true => Err("[config]: there is no rule; add one under [[config.rules]], or leave out default_rules = false".into()),
+        true => {
+            Err("[config]: there is no rule; add one under [[config.rules]], or leave out default_rules = false".into())
+        }
         false => Ok(rules),
     }
 }

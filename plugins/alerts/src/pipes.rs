@@ -27,10 +27,13 @@ enum Role {
 
 fn role(event: &Exec) -> Option<Role> {
     let program = event.args.first().map_or("", |arg| arg.rsplit('/').next().unwrap_or_default());
-    let from_input = event.args.len() == 1 || matches!(event.args.get(1).map(String::as_str), Some("-" | "-s" | "-x" | "-e"));
+    let from_input =
+        event.args.len() == 1 || matches!(event.args.get(1).map(String::as_str), Some("-" | "-s" | "-x" | "-e"));
     match program {
         "curl" | "wget" | "fetch" => Some(Role::Downloads),
-        "sh" | "bash" | "dash" | "zsh" | "ash" | "python" | "python3" | "perl" | "ruby" | "node" | "php" if from_input => {
+        "sh" | "bash" | "dash" | "zsh" | "ash" | "python" | "python3" | "perl" | "ruby" | "node" | "php"
+            if from_input =>
+        {
             Some(Role::Interprets)
         }
         _ => None,
@@ -41,14 +44,18 @@ impl Pipes {
     /// Takes in an execution, and says so when it completes such a pair.
     pub fn watch(&mut self, event: &Exec) -> Option<Alert> {
         let role = role(event)?;
-        while self.recent.front().is_some_and(|(old, _)| old.time + MOMENT_NS < event.time) || self.recent.len() >= MAX_REMEMBERED {
+        while self.recent.front().is_some_and(|(old, _)| old.time + MOMENT_NS < event.time)
+            || self.recent.len() >= MAX_REMEMBERED
+        {
             self.recent.pop_front();
         }
-        let other = self.recent.iter().rfind(|(other, other_role)| *other_role != role && other.task.ppid == event.task.ppid);
+        let other =
+            self.recent.iter().rfind(|(other, other_role)| *other_role != role && other.task.ppid == event.task.ppid);
         let found = other.map(|(other, _)| {
             let (interpreter, download) = if role == Role::Interprets { (event, other) } else { (other, event) };
             let message = "an interpreter runs what comes from the network";
-            alert(Severity::High, "interpreter-fed-from-network", message, interpreter).field("download", download.args.join(" "))
+            alert(Severity::High, "interpreter-fed-from-network", message, interpreter)
+                .field("download", download.args.join(" "))
         });
         self.recent.push_back((event.clone(), role));
         found

@@ -212,7 +212,8 @@ pub mod tests {
         ] {
             assert_eq!(rule_for(&exec(exe, args, parent)), None, "{args}");
         }
-        let runc = Exec { exe_memfd: true, ..exec("/memfd:runc_cloned:/proc/self/exe", "runc init", "containerd-shim") };
+        let runc =
+            Exec { exe_memfd: true, ..exec("/memfd:runc_cloned:/proc/self/exe", "runc init", "containerd-shim") };
         assert_eq!(rule_for(&runc), None, "container engines run themselves from memory");
     }
 }

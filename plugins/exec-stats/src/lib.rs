@@ -155,7 +155,19 @@ mod tests {
 
     fn task(pid: u32) -> Task {
         let comm = "true".to_owned();
-        Task { pid, tid: pid, ppid: 1, uid: 0, gid: 0, comm, cgroup: 1, pid_ns: 1, mnt_ns: 1, user_ns: 1, start_time: 5 }
+        Task {
+            pid,
+            tid: pid,
+            ppid: 1,
+            uid: 0,
+            gid: 0,
+            comm,
+            cgroup: 1,
+            pid_ns: 1,
+            mnt_ns: 1,
+            user_ns: 1,
+            start_time: 5,
+        }
     }
 
     fn exec(pid: u32, exe: &str) -> Exec {
@@ -193,7 +205,8 @@ mod tests {
         stats.exit(&exit(1, 0));
         stats.exit(&exit(2, 1));
         stats.exit(&exit(9, 1)); // Began before the plugin did.
-        let expected = r#"{"kind":"exec-stats","exe":"/bin/true","executions":3,"exits":2,"failures":1,"duration":6000000}"#;
+        let expected =
+            r#"{"kind":"exec-stats","exe":"/bin/true","executions":3,"exits":2,"failures":1,"duration":6000000}"#;
         assert_eq!(stats.report().trim_end(), expected);
     }
 

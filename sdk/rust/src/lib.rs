@@ -43,8 +43,8 @@ pub mod prelude {
     pub use crate::process::{Exec, Exit, Fork};
     pub use crate::types::Task;
     pub use crate::{
-        About, FilterExec, FilterExit, FilterFork, OnAlert, OnExec, OnExit, OnFork, OnTick, Plugin, export, from_config,
-        processes,
+        About, FilterExec, FilterExit, FilterFork, OnAlert, OnExec, OnExit, OnFork, OnTick, Plugin, export,
+        from_config, processes,
     };
 }
 

@@ -92,7 +92,8 @@ fn attribute(field: &Field) -> Tokens {
 }
 
 fn is_named_list(field: &Field) -> bool {
-    field.ident.as_ref().is_some_and(|ident| ident == "fields") && last_segment(&field.ty).is_some_and(|name| name == "Vec")
+    field.ident.as_ref().is_some_and(|ident| ident == "fields")
+        && last_segment(&field.ty).is_some_and(|name| name == "Vec")
 }
 
 fn cases(data: &DataEnum) -> Tokens {

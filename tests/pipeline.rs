@@ -1,0 +1,195 @@
+//! Recorded kernel bytes through real plugins: decode, dispatch, filter, handle, output. Needs no privilege.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use eunomia_host::dispatch::{DispatchCounts, Dispatcher, KindCounts, Message, Processes, Where};
+use eunomia_host::event::clock::Clock;
+use eunomia_host::event::decode::decode;
+use eunomia_host::event::{Batch, Columns, Kind};
+use eunomia_host::output::{self, AlertFormat};
+use eunomia_host::plugin::{Compiled, Outlets, Plugin, Runtime, Settings};
+use serde_json::Value;
+use support::plugin;
+
+/// The runs of /bin/true in the recording.
+const RUNS: usize = 20;
+
+fn misbehave() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fixtures/misbehave.wasm")
+}
+
+/// What the kernel sent once, as `tests/record.rs` recorded it.
+fn recorded() -> Columns {
+    let mut bytes: &[u8] = include_bytes!("fixtures/process.records");
+    let clock = Clock::new(0, 1_700_000_000_000_000_000);
+    let mut columns = Columns::default();
+    while let Some((length, rest)) = bytes.split_at_checked(4) {
+        let (record, rest) = rest.split_at(u32::from_le_bytes(length.try_into().unwrap()) as usize);
+        decode(record, &clock, &mut columns).unwrap();
+        bytes = rest;
+    }
+    columns
+}
+
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What came of a run.
+struct Outcome {
+    lines: Vec<String>,
+    kinds: BTreeMap<&'static str, BTreeMap<Kind, KindCounts>>,
+    plugins: BTreeMap<&'static str, Plugin>,
+    dispatched: BTreeMap<Kind, DispatchCounts>,
+}
+
+impl Outcome {
+    fn json(&self) -> Vec<Value> {
+        self.lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// Sends the recording `repeat` times through a line of plugins, each with its `[config]`.
+async fn run(line: &[(&'static str, PathBuf, &str)], repeat: usize) -> Outcome {
+    let runtime = Runtime::new().unwrap();
+    let captured = Captured::default();
+    let (output, writer) = output::start_on(Box::new(captured.clone()), false, AlertFormat::Json).unwrap();
+    let processes = Arc::new(Processes::new(Box::new(|_| None)));
+    let (dispatcher, messages, inbox) = Dispatcher::new(processes.clone());
+    let dispatched = tokio::spawn(dispatcher.run());
+    let outlets = Outlets { output, inbox, processes };
+    let mut plugins = BTreeMap::new();
+    for (argument, (name, path, config)) in line.iter().enumerate() {
+        let compiled = Compiled::new(&runtime, &std::fs::read(path).unwrap()).unwrap();
+        let settings = Settings { config: (*config).to_owned(), ..Default::default() };
+        let (plugin, member) =
+            Plugin::start(&runtime, (name, argument), &compiled, &settings, &outlets, None).await.unwrap();
+        plugins.insert(*name, plugin);
+        messages.send(Message::Join(Box::new(member))).await.ok().unwrap();
+    }
+    for _ in 0..repeat {
+        let batch = Batch::cut(&mut recorded(), u64::MAX);
+        messages.send(Message::Batch(batch)).await.ok().unwrap();
+    }
+    messages.send(Message::Stop).await.ok().unwrap();
+    let dispatched = dispatched.await.unwrap();
+    for plugin in plugins.values_mut() {
+        plugin.ended().await;
+    }
+    drop((outlets, messages));
+    tokio::task::spawn_blocking(|| writer.finish()).await.unwrap();
+    let lines = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap().lines().map(str::to_owned).collect();
+    let kinds: BTreeMap<_, _> = plugins.iter().map(|(name, plugin)| (*name, plugin.queue.counts())).collect();
+    for (name, counts) in kinds.iter().flat_map(|(name, kinds)| kinds.values().map(move |counts| (name, counts))) {
+        let lost: u64 = counts.lost.values().sum();
+        assert_eq!(counts.seen, counts.filtered + counts.delivered + lost, "{name}: {counts:?}");
+        assert_eq!(counts.waiting, 0, "{name}");
+    }
+    Outcome { lines, kinds, plugins, dispatched }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_recorded_event_is_printed_once_and_in_order() {
+    let outcome = run(&[("json-log", plugin("json-log"), "{}")], 1).await;
+    let lines = outcome.json();
+    let columns = recorded();
+    let of = |kind: &str| lines.iter().filter(|line| line["kind"] == kind).count();
+    assert_eq!((of("exec"), of("exit"), of("fork")), (columns.exec.len(), columns.exit.len(), columns.fork.len()));
+    let args = |line: &Value| line["args"][1].as_str().is_some_and(|arg| arg.starts_with("run-"));
+    assert_eq!(lines.iter().filter(|line| args(line)).count(), RUNS);
+    assert!(lines.iter().map(|line| line["time"].as_str().unwrap()).is_sorted());
+    assert!(outcome.lines.iter().all(|line| line.starts_with(r#"{"kind":""#)), "the kind comes first");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_affects_those_behind_it_and_alerts_reach_the_sinks() {
+    let line = [
+        ("first", plugin("json-log"), "{}"),
+        ("quiet", plugin("quiet"), r#"{"comm": ["true"]}"#),
+        ("alerts", plugin("alerts"), "{}"),
+        ("last", plugin("json-log"), "{}"),
+    ];
+    let outcome = run(&line, 1).await;
+    let columns = recorded();
+    let exec = |name: &str| outcome.kinds[name][&Kind::Exec].clone();
+    assert_eq!((exec("first").filtered, exec("first").delivered), (0, columns.exec.len() as u64));
+    assert_eq!((exec("last").filtered, exec("last").delivered), (RUNS as u64, (columns.exec.len() - RUNS) as u64));
+    assert!(outcome.plugins["quiet"].counts.dropped.load(Ordering::Relaxed) >= RUNS as u64);
+    assert_eq!(outcome.dispatched[&Kind::Exec].filtered, 0, "the first plugin got them all");
+
+    let raised = outcome.plugins["alerts"].counts.alerts.load(Ordering::Relaxed);
+    assert_eq!(raised, 1, "curl | sh is in the recording");
+    assert_eq!(outcome.kinds["last"][&Kind::Alert].delivered, 1);
+    let alerts = outcome.json().into_iter().filter(|line| line["kind"] == "alert");
+    let rules: Vec<_> = alerts.map(|line| line["alert"]["rule"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(rules, ["interpreter-fed-from-network"; 3], "once as output and once from each sink");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_filter_drops_for_all_is_counted_as_filtered() {
+    let line = [("quiet", plugin("quiet"), r#"{"comm": ["*"]}"#), ("json-log", plugin("json-log"), "{}")];
+    let outcome = run(&line, 3).await;
+    let all = (recorded().exec.len() * 3) as u64;
+    assert_eq!((outcome.dispatched[&Kind::Exec].filtered, outcome.dispatched[&Kind::Exec].delivered), (all, 0));
+    assert!(outcome.lines.is_empty());
+}
+
+/// One that misbehaves, and one behind it that must not notice.
+async fn beside(deed: &str) -> (Outcome, Duration) {
+    let config = format!(r#"{{"deed": "{deed}"}}"#);
+    let start = std::time::Instant::now();
+    let outcome = run(&[("bad", misbehave(), &config), ("json-log", plugin("json-log"), "{}")], 30).await;
+    let columns = recorded();
+    let all = 30 * (columns.exec.len() + columns.exit.len() + columns.fork.len());
+    assert_eq!(outcome.lines.len(), all, "{deed}: the other plugin gets and prints everything");
+    (outcome, start.elapsed())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_plugins_fault_stays_its_own() {
+    for deed in ["loop", "trap", "grow", "recurse", "sleep"] {
+        let (outcome, _) = beside(deed).await;
+        let faults = outcome.plugins["bad"].counts.faults.load(Ordering::Relaxed);
+        let lost = &outcome.kinds["bad"][&Kind::Fork].lost;
+        assert!(faults >= 1, "{deed}: {faults} faults");
+        assert!(lost[&Where::Fault] >= faults, "{deed}: each failed call's events are counted: {lost:?}");
+    }
+    let (outcome, _) = beside("wrong-length").await;
+    let counts = &outcome.plugins["bad"].counts;
+    assert!(counts.faults.load(Ordering::Relaxed) >= 1);
+    assert!(counts.unanswered.load(Ordering::Relaxed) > 0, "a filter that answers nonsense has no answer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_does_not_start_says_why() {
+    let runtime = Runtime::new().unwrap();
+    let (output, _writer) = output::start_on(Box::new(Captured::default()), false, AlertFormat::Off).unwrap();
+    let processes = Arc::new(Processes::new(Box::new(|_| None)));
+    let (_dispatcher, _messages, inbox) = Dispatcher::new(processes.clone());
+    let outlets = Outlets { output, inbox, processes };
+    let compiled = Compiled::new(&runtime, &std::fs::read(misbehave()).unwrap()).unwrap();
+    for (deed, why) in
+        [("start-fails", "it will not"), ("start-loops", "1000 ms"), ("explode", "unknown variant `explode`")]
+    {
+        let settings = Settings { config: format!(r#"{{"deed": "{deed}"}}"#), ..Default::default() };
+        let error = Plugin::start(&runtime, ("bad", 0), &compiled, &settings, &outlets, None).await.err().unwrap();
+        assert!(format!("{error:#}").contains(why), "{deed}: {error:#}");
+    }
+}
