@@ -1,4 +1,4 @@
-//! Compiles every `bpf/NAME.bpf.c` to an object, and takes the C layouts that the host decodes from its BTF.
+//! Compiles every `bpf/NAME.bpf.c` to an object, and takes the layouts of the records in `bpf/NAME.h` from their BTF.
 
 use std::env;
 use std::fs;
@@ -15,16 +15,28 @@ fn main() {
     println!("cargo::rerun-if-env-changed=CLANG");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let clang = clang();
-    let sources = fs::read_dir("bpf").expect("the folder bpf is part of the package");
-    for source in sources.map(|entry| entry.expect("the folder can be read").path()) {
-        let name = source.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if let Some(name) = name.strip_suffix(".bpf.c") {
-            build(&clang, &source, &out, name);
+    let mut headers = Vec::new();
+    let mut files: Vec<PathBuf> = fs::read_dir("bpf")
+        .expect("the folder bpf is part of the package")
+        .map(|entry| entry.expect("the folder can be read").path())
+        .collect();
+    files.sort();
+    for file in &files {
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        match name.split_once('.') {
+            Some((name, "bpf.c")) => _ = build(&clang, file, &out, name),
+            Some((name, "h")) if name != "kernel" => headers.push(file.clone()),
+            _ => {}
         }
     }
+    let layouts = out.join("layouts.bpf.c");
+    fs::write(&layouts, keep_types(&headers)).expect("OUT_DIR can be written");
+    let skeleton = build(&clang, &layouts, &out, "layouts");
+    fs::write(out.join("layouts.rs"), types(&skeleton)).expect("OUT_DIR can be written");
 }
 
-fn build(clang: &str, source: &Path, out: &Path, name: &str) {
+/// Compiles a file to `OUT_DIR/NAME.bpf.o`. Returns its skeleton.
+fn build(clang: &str, source: &Path, out: &Path, name: &str) -> String {
     let skeleton = out.join(format!("{name}.skel.rs"));
     SkeletonBuilder::new()
         .source(source)
@@ -34,11 +46,28 @@ fn build(clang: &str, source: &Path, out: &Path, name: &str) {
         .reference_obj(true)
         .build_and_generate(&skeleton)
         .unwrap_or_else(|error| panic!("{}: {error:#}", source.display()));
-    let skeleton = fs::read_to_string(skeleton).expect("it was just written");
-    fs::write(out.join(format!("{name}.types.rs")), types(&skeleton)).expect("OUT_DIR can be written");
+    fs::read_to_string(skeleton).expect("it was just written")
 }
 
-/// The body of the skeleton's module `types`: layouts alone, for a decoder that is to know nothing of libbpf.
+/// A program that does nothing but name every struct and enum of the headers. A type that only a ring buffer's records
+/// have is left out of a program's BTF, and the layouts are made from that.
+fn keep_types(headers: &[PathBuf]) -> String {
+    let mut text = String::from("#include \"kernel.h\"\n");
+    let mut keeps = String::new();
+    for header in headers {
+        let name = header.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        text += &format!("#include \"{name}\"\n");
+        let lines = fs::read_to_string(header).expect("it is there");
+        for definition in lines.lines().filter_map(|line| line.strip_suffix(" {")) {
+            if definition.starts_with("struct ") || definition.starts_with("enum ") {
+                keeps += &format!("{definition} *keep_{};\n", definition.replace(' ', "_"));
+            }
+        }
+    }
+    text + &keeps
+}
+
+/// The body of a skeleton's module `types`: layouts alone, for a decoder that is to know nothing of libbpf.
 fn types(skeleton: &str) -> &str {
     const START: &str = "pub mod types {";
     let start = skeleton.find(START).expect("a skeleton has a module of types") + START.len();
@@ -68,15 +97,10 @@ fn clang() -> String {
         return clang;
     }
     let works = |name: &&&str| {
-        Command::new(name)
-            .arg("--version")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|s| s.success())
+        let run = Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        run.is_ok_and(|status| status.success())
     };
-    let found = CLANGS.iter().find(works);
-    found.map(|name| (*name).to_owned()).unwrap_or_else(|| {
+    CLANGS.iter().find(works).map(|name| (*name).to_owned()).unwrap_or_else(|| {
         panic!(
             "no clang was found, which compiles the BPF programs: `make setup` installs it, or set CLANG to its path"
         )

@@ -54,15 +54,6 @@ struct {
 	__type(value, __u8);
 } only_comms SEC(".maps");
 
-/*
- * A type that only the ring holds would be missing from the object's BTF, from which the host's layouts are made. A
- * pointer to it is enough to keep it.
- */
-#define KEEP_TYPE(kind, name) kind name *keep_##name __attribute__((used, section(".data.types")))
-
-KEEP_TYPE(enum, record_kind);
-KEEP_TYPE(enum, control_key);
-
 static __always_inline bool wanted(enum record_kind kind)
 {
 	__u32 key = CONTROL_WANTED;
@@ -122,7 +113,7 @@ static __always_inline void fill_task(struct record_task *to, struct task_struct
  * Sends a record. Its time is taken as late as possible, so that records enter the ring nearly in time order. The
  * reader is woken only if it sleeps: while events come it looks by itself.
  */
-static __always_inline void send(struct record_header *header, enum record_kind kind, __u64 length)
+static __always_inline void send(struct record_start *start, enum record_kind kind, __u64 length)
 {
 	__u32 row = kind, key = CONTROL_READER_ASLEEP;
 	struct record_counts *counts = bpf_map_lookup_elem(&counters, &row);
@@ -135,12 +126,21 @@ static __always_inline void send(struct record_header *header, enum record_kind 
 		*asleep = 0;
 		flags = BPF_RB_FORCE_WAKEUP;
 	}
-	header->kind = kind;
-	header->length = length;
-	header->time = bpf_ktime_get_boot_ns();
-	if (bpf_ringbuf_output(&events, header, length, flags) == 0)
+	start->kind = kind;
+	start->length = length;
+	start->time = bpf_ktime_get_boot_ns();
+	if (bpf_ringbuf_output(&events, start, length, flags) == 0)
 		counts->sent++;
 	else
+		counts->dropped++;
+}
+
+/* An event for which there was no room outside the ring. */
+static __always_inline void count_dropped(enum record_kind kind)
+{
+	__u32 row = kind;
+	struct record_counts *counts = bpf_map_lookup_elem(&counters, &row);
+	if (counts)
 		counts->dropped++;
 }
 

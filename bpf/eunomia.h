@@ -14,6 +14,14 @@ enum record_kind {
 	RECORD_EXEC = 0,
 	RECORD_EXIT = 1,
 	RECORD_FORK = 2,
+	RECORD_SYSCALL = 3,
+	RECORD_SYSCALL_RETURN = 4,
+	RECORD_SYSCALL_COUNT = 5,
+	RECORD_TCP_CONNECT = 6,
+	RECORD_TCP_ACCEPT = 7,
+	RECORD_TCP_CLOSE = 8,
+	RECORD_CGROUP_CREATED = 9,
+	RECORD_CGROUP_REMOVED = 10,
 	RECORD_KINDS = 32,
 };
 
@@ -32,10 +40,16 @@ struct record_task {
 	char comm[COMM_BYTES];
 };
 
-struct record_header {
-	__u64 time; /* boot-time ns */
+/* How every record begins. */
+struct record_start {
 	__u32 kind; /* enum record_kind */
 	__u32 length; /* of the whole record */
+	__u64 time; /* boot-time ns */
+};
+
+/* How every record begins that is not flat. */
+struct record_header {
+	struct record_start start;
 	struct record_task task;
 };
 
@@ -58,7 +72,8 @@ struct narrowing {
 enum control_key {
 	CONTROL_WANTED = 0, /* one bit per enum record_kind */
 	CONTROL_READER_ASLEEP = 1, /* not 0: the next record has to wake the reader */
-	CONTROL_KEYS = 2,
+	CONTROL_SUMS = 2, /* 0 or 1: into which of its two maps a source sums */
+	CONTROL_KEYS = 3,
 };
 
 #endif

@@ -3,12 +3,6 @@
 #include "eunomia.bpf.h"
 #include "process.h"
 
-KEEP_TYPE(struct, exec_record);
-KEEP_TYPE(struct, exit_record);
-KEEP_TYPE(struct, fork_record);
-KEEP_TYPE(struct, running_record);
-KEEP_TYPE(enum, exec_flag);
-
 #define OVERLAYFS_SUPER_MAGIC 0x794c7630
 #define SIGNAL_GROUP_EXIT 0x00000004
 #define CLONE_THREAD 0x00010000
@@ -213,7 +207,7 @@ static __always_inline int on_exec(struct task_struct *task, const char *filenam
 
 	__u64 used = scratch->used;
 	if (used <= TAIL_BYTES)
-		send(&record->header, RECORD_EXEC, sizeof(*record) + used);
+		send(&record->header.start, RECORD_EXEC, sizeof(*record) + used);
 	scratch->busy = 0;
 	return 0;
 }
@@ -248,7 +242,7 @@ static __always_inline int on_exit(struct task_struct *task)
 	else
 		record.status = BPF_CORE_READ(leader, exit_code);
 	record.duration = bpf_ktime_get_boot_ns() - record.header.task.start_time;
-	send(&record.header, RECORD_EXIT, sizeof(record));
+	send(&record.header.start, RECORD_EXIT, sizeof(record));
 	return 0;
 }
 
@@ -260,7 +254,7 @@ static __always_inline int on_fork(struct task_struct *parent, __u32 child_pid)
 		return 0;
 	fill_task(&record.header.task, parent);
 	record.child_pid = child_pid;
-	send(&record.header, RECORD_FORK, sizeof(record));
+	send(&record.header.start, RECORD_FORK, sizeof(record));
 	return 0;
 }
 

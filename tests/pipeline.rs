@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use eunomia_host::dispatch::{DispatchCounts, Dispatcher, KindCounts, Message, Processes, Where};
 use eunomia_host::event::clock::Clock;
-use eunomia_host::event::decode::decode;
-use eunomia_host::event::{Batch, Columns, Kind};
+use eunomia_host::event::{Batch, Columns, Kind, decode};
 use eunomia_host::output::{self, AlertFormat};
 use eunomia_host::plugin::{Compiled, Outlets, Plugin, Runtime, Settings};
 use serde_json::Value;

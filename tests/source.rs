@@ -9,12 +9,10 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
 
-use eunomia_host::event::{Batch, KindSet};
-use eunomia_host::source::{Narrowing, Poller, SourceCounts, State, probe, running_processes};
+use eunomia_host::event::{Columns, Kind};
+use eunomia_host::source::{State, probe, running_processes};
 use eunomia_host::wit::process::{Exec, Exit, Fork};
 use support::{Folder, can_load_bpf};
 
@@ -24,7 +22,6 @@ struct Seen {
     exec: Vec<Exec>,
     exit: Vec<Exit>,
     fork: Vec<Fork>,
-    counts: SourceCounts,
 }
 
 impl Seen {
@@ -41,30 +38,11 @@ impl Seen {
     }
 }
 
-/// Watches while a workload runs.
+/// Watches the process source while a workload runs.
 fn watch(hook: &str, workload: impl FnOnce()) -> Seen {
-    let batches: Arc<Mutex<Vec<Batch>>> = Arc::default();
-    let into = batches.clone();
-    let narrowing = Narrowing { hooks: vec![hook.to_owned()], ..Default::default() };
-    let poller = Poller::start(narrowing, Box::new(move |batch| into.lock().unwrap().push(batch))).unwrap();
-    let states = poller.want(KindSet::all());
-    assert!(matches!(&states[0].state, State::Attached { hook: by, .. } if *by == hook), "{states:?}");
-    workload();
-    let counts = poller.stop().remove(0);
-    let mut seen = Seen::default();
-    let mut last = 0;
-    for batch in std::mem::take(&mut *batches.lock().unwrap()) {
-        assert!(counts.late > 0 || batch.columns.exec.first().is_none_or(|exec| exec.time >= last), "in time order");
-        last = batch.last_time().unwrap();
-        seen.exec.extend(batch.columns.exec);
-        seen.exit.extend(batch.columns.exit);
-        seen.fork.extend(batch.columns.fork);
-    }
-    let all = seen.exec.len() + seen.exit.len() + seen.fork.len();
-    assert_eq!(counts.sent, all as u64, "what was sent has come: {counts:?}");
-    assert_eq!(counts.lost().map(|(_, count)| count).sum::<u64>(), 0, "{counts:?}");
-    seen.counts = counts;
-    seen
+    let kinds = [Kind::Exec, Kind::Exit, Kind::Fork].into_iter().collect();
+    let Columns { exec, exit, fork, .. } = support::watch(hook, kinds, workload);
+    Seen { exec, exit, fork }
 }
 
 /// This test program as a workload: the harness runs a test in a thread that is not the process's first.
@@ -91,20 +69,9 @@ fn executes_from_another_thread() {
     }
 }
 
-fn hooks() -> Vec<&'static str> {
-    if !can_load_bpf() {
-        return vec![];
-    }
-    if !Path::new("/sys/kernel/tracing/events").exists() {
-        let mounted = Command::new("mount").args(["-t", "tracefs", "nodev", "/sys/kernel/tracing"]).status().unwrap();
-        assert!(mounted.success(), "tracefs, which the rung tp needs, can be mounted");
-    }
-    vec!["tp_btf", "raw_tp", "tp"]
-}
-
 #[test]
 fn every_field_of_exec_is_right() {
-    for hook in hooks() {
+    for hook in support::hooks() {
         let folder = Folder::new("fields");
         let script = folder.0.join("script");
         fs::write(&script, "#!/bin/sh\nexit 0\n").unwrap();
@@ -151,7 +118,7 @@ fn every_field_of_exec_is_right() {
 
 #[test]
 fn files_in_memory_deleted_ones_and_deep_folders_are_told() {
-    for hook in hooks() {
+    for hook in support::hooks() {
         let folder = Folder::new("files");
         let binary = fs::read("/bin/true").unwrap();
         let gone = folder.0.join("gone");
@@ -191,7 +158,7 @@ fn run_open(file: &fs::File, arg: &str) {
 
 #[test]
 fn a_containers_writable_layer_is_told_from_its_image() {
-    for hook in hooks() {
+    for hook in support::hooks() {
         let folder = Folder::new("overlay");
         let [lower, upper, work, merged] = ["lower", "upper", "work", "merged"].map(|name| folder.0.join(name));
         for path in [&lower, &upper, &work, &merged] {
@@ -218,7 +185,7 @@ fn a_containers_writable_layer_is_told_from_its_image() {
 #[test]
 fn processes_of_several_threads_execute_and_exit_once() {
     const ROUNDS: usize = 30;
-    for hook in hooks() {
+    for hook in support::hooks() {
         let mut exited = Vec::new();
         let mut executed = Vec::new();
         let seen = watch(hook, || {
@@ -256,7 +223,7 @@ fn processes_of_several_threads_execute_and_exit_once() {
 
 #[test]
 fn a_fork_is_told_with_its_child_and_threads_are_not() {
-    for hook in hooks() {
+    for hook in support::hooks() {
         let (mut child, mut threaded) = (0, 0);
         let seen = watch(hook, || {
             let mut process = Command::new("/bin/true").spawn().unwrap();

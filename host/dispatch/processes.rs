@@ -62,7 +62,7 @@ impl Processes {
                     columns.fork[rows].iter().for_each(|fork| table.fork(&fork.task, fork.child_pid));
                 }
                 Kind::Exit => columns.exit[rows].iter().for_each(|exit| table.exit(&exit.task, exit.time)),
-                Kind::Alert => {}
+                _ => {}
             }
         }
     }

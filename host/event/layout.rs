@@ -2,11 +2,11 @@
 //! description to keep in step. One of the two places with `unsafe`.
 #![allow(unsafe_code)]
 
-/// Layouts of `bpf/process.bpf.c`, and of `bpf/eunomia.h`.
+/// The layouts of `bpf/*.h`.
 #[allow(missing_docs, non_camel_case_types, non_snake_case, non_upper_case_globals, dead_code, unreachable_pub)]
 #[allow(clippy::all)]
-pub mod process {
-    include!(concat!(env!("OUT_DIR"), "/process.types.rs"));
+pub mod c {
+    include!(concat!(env!("OUT_DIR"), "/layouts.rs"));
 }
 
 /// A type for which any bytes are a value.
@@ -25,16 +25,26 @@ macro_rules! plain {
 }
 
 const TASK: usize = 2 * 8 + 8 * 4 + 16;
-const HEADER: usize = 8 + 2 * 4 + TASK;
+const START: usize = 2 * 4 + 8;
+const HEADER: usize = START + TASK;
+const FLAT_TASK: usize = 3 * 8 + 16 + 6 * 4;
 
 plain! {
-    process::record_counts: 3 * 8;
-    process::narrowing: 4 * 4;
-    process::running_record: TASK;
-    process::exec_record: HEADER + 8 + 6 * 4 + 32 + 16;
-    process::exit_record: HEADER + 8 + 2 * 4;
-    process::fork_record: HEADER + 2 * 4;
-    process::record_header: HEADER;
+    c::record_counts: 3 * 8;
+    c::narrowing: 4 * 4;
+    c::running_record: TASK;
+    c::exec_record: HEADER + 8 + 6 * 4 + 32 + 16;
+    c::exit_record: HEADER + 8 + 2 * 4;
+    c::fork_record: HEADER + 2 * 4;
+    c::record_start: START;
+    c::record_header: HEADER;
+    c::syscall_record: 8 + 8 + FLAT_TASK - 8 + 6 * 8 + 8;
+    c::syscall_return_record: 8 + 8 + FLAT_TASK - 8 + 2 * 8 + 8;
+    c::count_key: 3 * 4 + 4;
+    c::count_value: 3 * 8 + TASK;
+    c::syscall_count_record: HEADER + 3 * 8 + 2 * 4;
+    c::tcp_record: HEADER + 3 * 8 + 2 * 16 + 6 * 4;
+    c::cgroup_record: HEADER + 8 + 4 * 4;
 }
 
 /// Reads a value from the beginning of `bytes`; none where they are too few.

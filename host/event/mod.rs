@@ -13,6 +13,9 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::wit;
+use clock::Clock;
+use decode::DecodeError;
+use layout::c::record_kind;
 
 /// Now, in nanoseconds since the Unix epoch.
 pub fn now() -> u64 {
@@ -40,7 +43,8 @@ pub trait Visitor {
 
 /// The table of kinds. Whatever depends on the list of kinds is made from it.
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $kind:ident, $column:ident, $record:ty, $name:literal, $source:literal;)*) => {
+    ($($(#[$doc:meta])* $kind:ident, $column:ident, $record:ty, $name:literal, $source:literal
+       $(, $number:ident => $decode:path)?;)*) => {
         /// A kind of event.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         #[repr(u8)]
@@ -58,6 +62,11 @@ macro_rules! kinds {
             /// The source that it comes from; `host` for what the host itself makes.
             pub fn source(self) -> &'static str {
                 match self { $(Kind::$kind => $source,)* }
+            }
+
+            /// The number of its records in the kernel; none for kinds that the host itself makes.
+            pub fn record_number(self) -> Option<u32> {
+                match self { $(Kind::$kind => None$(.or(Some(record_kind::$number.0)))?,)* }
             }
 
             /// Calls the visitor with the kind's record type.
@@ -84,6 +93,12 @@ macro_rules! kinds {
                 match kind { $(Kind::$kind => self.$column.get(row).map(Record::time),)* }
             }
 
+            /// Adds the events of other columns behind these.
+            pub fn append(&mut self, mut other: Columns) {
+                $(self.$column.append(&mut other.$column);)*
+                self.bytes += other.bytes;
+            }
+
             /// Puts every column in time order. Rows arrive nearly in order, which the sort makes use of.
             fn sort(&mut self) {
                 $(self.$column.sort_by_key(Record::time);)*
@@ -101,6 +116,22 @@ macro_rules! kinds {
             }
         }
 
+        /// Decodes one record from the kernel and adds it to its kind's column.
+        ///
+        /// # Errors
+        /// Bytes that make no sense.
+        pub fn decode(bytes: &[u8], clock: &Clock, into: &mut Columns) -> Result<Kind, DecodeError> {
+            let kind = match decode::number(bytes)? {
+                $($(record_kind::$number => {
+                    into.$column.push($decode(bytes, clock)?);
+                    Kind::$kind
+                })?)*
+                record_kind(number) => return Err(DecodeError::UnknownKind(number)),
+            };
+            into.bytes += bytes.len();
+            Ok(kind)
+        }
+
         $(impl Record for $record {
             const KIND: Kind = Kind::$kind;
             fn time(&self) -> u64 { self.time }
@@ -111,11 +142,31 @@ macro_rules! kinds {
 
 kinds! {
     /// A program was executed.
-    Exec, exec, wit::process::Exec, "exec", "process";
+    Exec, exec, wit::process::Exec, "exec", "process", RECORD_EXEC => decode::process::exec;
     /// A process ended.
-    Exit, exit, wit::process::Exit, "exit", "process";
+    Exit, exit, wit::process::Exit, "exit", "process", RECORD_EXIT => decode::process::exit;
     /// A process forked.
-    Fork, fork, wit::process::Fork, "fork", "process";
+    Fork, fork, wit::process::Fork, "fork", "process", RECORD_FORK => decode::process::fork;
+    /// A system call began.
+    Syscall, syscall, wit::syscall::Syscall, "syscall", "syscall", RECORD_SYSCALL => decode::syscall::syscall;
+    /// A system call returned.
+    SyscallReturn, syscall_return, wit::syscall::SyscallReturn, "syscall-return", "syscall",
+        RECORD_SYSCALL_RETURN => decode::syscall::syscall_return;
+    /// How often a process made a system call in an interval.
+    SyscallCount, syscall_count, wit::syscall::SyscallCount, "syscall-count", "syscall",
+        RECORD_SYSCALL_COUNT => decode::syscall::syscall_count;
+    /// A TCP connection was made or failed.
+    TcpConnect, tcp_connect, wit::tcp::TcpConnect, "tcp-connect", "tcp", RECORD_TCP_CONNECT => decode::tcp::tcp_connect;
+    /// A TCP connection was accepted.
+    TcpAccept, tcp_accept, wit::tcp::TcpAccept, "tcp-accept", "tcp", RECORD_TCP_ACCEPT => decode::tcp::tcp_accept;
+    /// A TCP connection ended.
+    TcpClose, tcp_close, wit::tcp::TcpClose, "tcp-close", "tcp", RECORD_TCP_CLOSE => decode::tcp::tcp_close;
+    /// A cgroup was made.
+    CgroupCreated, cgroup_created, wit::cgroup::CgroupCreated, "cgroup-created", "cgroup",
+        RECORD_CGROUP_CREATED => decode::cgroup::cgroup_created;
+    /// A cgroup was removed.
+    CgroupRemoved, cgroup_removed, wit::cgroup::CgroupRemoved, "cgroup-removed", "cgroup",
+        RECORD_CGROUP_REMOVED => decode::cgroup::cgroup_removed;
     /// A plugin raised an alert.
     Alert, alert, wit::alerts::RaisedAlert, "alert", "host";
 }

@@ -52,10 +52,7 @@ impl Runtime {
         })?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-        wit::alerts::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
-        wit::processes::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
-        wit::process::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
-        wit::types::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
+        wit::Plugin::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
         Ok(Runtime { engine, linker: Arc::new(linker) })
     }
 }

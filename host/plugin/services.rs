@@ -11,7 +11,7 @@ use super::limits::Limiter;
 use super::streams::{LogStream, PrintStream};
 use crate::dispatch::{AlertInbox, Processes};
 use crate::output::Output;
-use crate::wit::{alerts, process, processes, types};
+use crate::wit::{alerts, processes, types};
 
 /// The most random bytes a plugin may ask for in one call; a hash seed needs 16.
 const MAX_RANDOM_BYTES: u64 = 4096;
@@ -68,8 +68,12 @@ impl WasiView for State {
     }
 }
 
-impl types::Host for State {}
-impl process::Host for State {}
+/// Interfaces that are imported for their types alone.
+macro_rules! types_alone {
+    ($($interface:ident),*) => { $(impl crate::wit::$interface::Host for State {})* };
+}
+
+types_alone!(types, process, syscall, tcp, cgroup);
 
 impl alerts::Host for State {
     async fn raise(&mut self, alert: alerts::Alert) {

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, Object, ObjectBuilder, OpenObject, PrintLevel, set_print};
 
 use super::{Narrowing, Rung, Source, State};
-use crate::event::layout::{bytes_of, process as layout};
+use crate::event::layout::{bytes_of, c as layout};
 
 /// How many of libbpf's last messages are kept to explain a failure: the verifier's verdict is in the last few.
 const MESSAGES: usize = 12;

@@ -1,10 +1,13 @@
 //! Sources of events: BPF programs loaded, attached by the best hook that the kernel really grants, and read. It knows
 //! libbpf and the programs, and nothing of plugins or of where events go.
 
+mod cgroup;
 mod clock;
 mod load;
 mod poll;
 mod process;
+mod syscall;
+mod tcp;
 
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
@@ -17,7 +20,7 @@ pub use process::{process_of, running_processes};
 use crate::event::{Batch, Kind, KindSet};
 
 /// The sources, one line each. What a source is stands in its own file.
-pub static SOURCES: &[&Source] = &[&process::PROCESS];
+pub static SOURCES: &[&Source] = &[&process::PROCESS, &syscall::SYSCALL, &tcp::TCP, &cgroup::CGROUP];
 
 /// A source of events: one BPF object, and the ways to attach it.
 pub struct Source {
@@ -29,6 +32,16 @@ pub struct Source {
     pub ring_bytes: u32,
     /// Ways to attach it, best first.
     pub rungs: &'static [Rung],
+    /// What it sums in the kernel.
+    pub sums: Option<Sums>,
+}
+
+/// Events that are summed in the kernel, and read at the end of each interval.
+pub struct Sums {
+    /// Two maps: the programs sum into one while the other is read.
+    pub maps: [&'static str; 2],
+    /// Makes a record, for the decoder, of an entry's key and value and the boot time of the interval's end.
+    pub record: fn(&[u8], &[u8], u64) -> Option<Vec<u8>>,
 }
 
 impl Source {

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use libbpf_rs::{Map, MapCore, MapFlags, Object, RingBuffer, RingBufferBuilder};
 
 use super::load::{Loaded, load};
-use super::{Narrowing, SOURCES, Source, SourceCounts, SourceState, State, clock};
+use super::{Narrowing, SOURCES, Source, SourceCounts, SourceState, State, Sums, clock};
 use crate::event::clock::Clock;
-use crate::event::decode::{boot_time, decode, record_number};
-use crate::event::layout::{self, process as c};
-use crate::event::{Batch, Columns, KindSet};
+use crate::event::decode::boot_time;
+use crate::event::layout::{self, c};
+use crate::event::{Batch, Columns, Kind, KindSet, decode};
 
 /// How often the rings are drained while events come.
 const DRAIN_EVERY: Duration = Duration::from_millis(1);
@@ -31,6 +31,15 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(50);
 /// How long programs that run at the moment of detaching may take to send their records.
 const LAST_RECORDS: Duration = Duration::from_millis(200);
 
+/// How often what is summed in the kernel is read.
+const SUM_EVERY: Duration = Duration::from_secs(1);
+
+/// How long programs that run while the sums' maps are exchanged may still add to the old one.
+const SUM_SETTLES: Duration = Duration::from_millis(5);
+
+/// How many entries of sums are read by one system call.
+const SUM_BATCH: u32 = 1024;
+
 /// What the thread is told. It stops when nobody is left to tell it anything.
 pub enum Command {
     /// Attach the sources of these kinds and no others.
@@ -39,13 +48,21 @@ pub enum Command {
 
 /// A source that is attached.
 struct Attached {
+    source: &'static Source,
     loaded: Loaded,
     tally: Rc<Tally>,
+    /// Which of its two maps the programs sum into.
+    sums: usize,
+    /// When to exchange the two, and when the old one is at rest.
+    next_sum: Instant,
+    settled: Option<Instant>,
 }
 
 /// What the reader counts of a source's records.
 #[derive(Default)]
 struct Tally {
+    /// Records made of sums, besides those that the kernel's counters know.
+    summed: Cell<u64>,
     decoded: Cell<u64>,
     undecodable: Cell<u64>,
     late: Cell<u64>,
@@ -109,8 +126,26 @@ impl Reader {
         self.before.into_values().collect()
     }
 
+    /// Exchanges and reads what is summed in the kernel, when it is time.
+    fn read_sums(&mut self) {
+        let now = Instant::now();
+        for attached in self.attached.values_mut() {
+            let Some(sums) = &attached.source.sums else { continue };
+            if attached.settled.is_some_and(|at| now >= at) {
+                attached.settled = None;
+                take_sums(&mut self.pending.borrow_mut(), attached, sums, 1 - attached.sums);
+            } else if attached.settled.is_none() && now >= attached.next_sum {
+                attached.sums = 1 - attached.sums;
+                control(&attached.loaded.object, c::control_key::CONTROL_SUMS, attached.sums as u64);
+                attached.settled = Some(now + SUM_SETTLES);
+                attached.next_sum = (attached.next_sum + SUM_EVERY).max(now);
+            }
+        }
+    }
+
     /// Reads what is in the rings and delivers what is old enough. Whether there was anything.
     fn drain(&mut self) -> bool {
+        self.read_sums();
         let now = clock::boot_ns();
         let records = self.rings.as_ref().map_or(0, RingBuffer::consume_raw);
         self.cut(now.saturating_sub(REORDER_WINDOW_NS));
@@ -157,7 +192,7 @@ impl Reader {
                 self.attach(source);
             }
             if let Some(attached) = self.attached.get(source.name) {
-                let bits = kinds.iter().filter_map(record_number).fold(0, |bits, number| bits | 1 << number);
+                let bits = kinds.iter().filter_map(Kind::record_number).fold(0, |bits, number| bits | 1 << number);
                 control(&attached.loaded.object, c::control_key::CONTROL_WANTED, bits);
             }
         }
@@ -170,7 +205,9 @@ impl Reader {
         let (loaded, state) = load(source, &self.narrowing);
         self.states.insert(source.name, state);
         if let Some(loaded) = loaded {
-            self.attached.insert(source.name, Attached { loaded, tally: Rc::default() });
+            let next_sum = Instant::now() + SUM_EVERY;
+            let attached = Attached { source, loaded, tally: Rc::default(), sums: 0, next_sum, settled: None };
+            self.attached.insert(source.name, attached);
         }
     }
 
@@ -185,7 +222,9 @@ impl Reader {
                 self.rings.as_ref().map(RingBuffer::consume_raw);
                 let attached = &self.attached[name];
                 let counts = counts(name, attached);
-                if counts.sent == attached.tally.read() && Instant::now() > deadline - LAST_RECORDS + DRAIN_EVERY * 5 {
+                if counts.sent + attached.tally.summed.get() == attached.tally.read()
+                    && Instant::now() > deadline - LAST_RECORDS + DRAIN_EVERY * 5
+                {
                     break counts;
                 }
                 if Instant::now() > deadline {
@@ -193,6 +232,16 @@ impl Reader {
                     break counts;
                 }
                 std::thread::sleep(DRAIN_EVERY);
+            };
+            let attached = &self.attached[name];
+            if let Some(sums) = &attached.source.sums {
+                take_sums(&mut self.pending.borrow_mut(), attached, sums, 1 - attached.sums);
+                take_sums(&mut self.pending.borrow_mut(), attached, sums, attached.sums);
+            }
+            let counts = SourceCounts {
+                sent: counts.sent + attached.tally.summed.get(),
+                undecodable: attached.tally.undecodable.get(),
+                ..counts
             };
             let sum = self.before.entry(name).or_insert_with(|| SourceCounts { source: name, ..Default::default() });
             let SourceCounts { source: _, sent, dropped, nested, undecodable, late } = counts;
@@ -239,6 +288,22 @@ fn take(pending: &mut Pending, tally: &Tally, bytes: &[u8]) {
     }
     if boot_time(bytes).is_some_and(|time| time < pending.delivered) {
         bump(&tally.late);
+    }
+}
+
+/// Makes records of a map's sums, and empties it.
+fn take_sums(pending: &mut Pending, attached: &Attached, sums: &Sums, which: usize) {
+    let Some(map) = map(&attached.loaded.object, sums.maps[which]) else { return };
+    let time = clock::boot_ns();
+    let entries = match map.lookup_and_delete_batch(SUM_BATCH, MapFlags::ANY, MapFlags::ANY) {
+        Ok(entries) => entries,
+        Err(error) => return log::error!("source {}: its sums cannot be read: {error}", attached.source.name),
+    };
+    for (key, value) in entries {
+        if let Some(record) = (sums.record)(&key, &value, time) {
+            bump(&attached.tally.summed);
+            take(pending, &attached.tally, &record);
+        }
     }
 }
 

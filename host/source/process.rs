@@ -11,7 +11,7 @@ use super::clock::clock;
 use super::load::open_and_load;
 use super::{Rung, Source};
 use crate::event::decode;
-use crate::event::layout::{self, process::running_record};
+use crate::event::layout::{self, c::running_record};
 use crate::wit::processes::Process;
 
 /// Room for some 10,000 executions with short arguments.
@@ -33,6 +33,7 @@ pub static PROCESS: Source = Source {
         Rung { hook: "raw_tp", programs: &["exec_raw", "exit_raw", "fork_raw"], misses: "" },
         Rung { hook: "tp", programs: &["exec_tp", "exit_tp", "fork_tp"], misses: "" },
     ],
+    sums: None,
 };
 
 /// The processes that run, kernel threads included.

@@ -6,8 +6,11 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use eunomia_host::event::{Batch, Columns, KindSet};
+use eunomia_host::source::{Narrowing, Poller, State};
 use serde_json::Value;
 
 /// How long anything may take before a test gives up: slow machines and emulated ones included.
@@ -29,6 +32,44 @@ pub fn can_load_bpf() -> bool {
         eprintln!("skipped: needs root");
     }
     root
+}
+
+/// The rungs of sources that this kernel should be able to attach; none when this test may not load BPF programs.
+pub fn hooks() -> Vec<&'static str> {
+    if !can_load_bpf() {
+        return vec![];
+    }
+    if !Path::new("/sys/kernel/tracing/events").exists() {
+        let mounted = Command::new("mount").args(["-t", "tracefs", "nodev", "/sys/kernel/tracing"]).status().unwrap();
+        assert!(mounted.success(), "tracefs, which the rung tp needs, can be mounted");
+    }
+    vec!["tp_btf", "raw_tp", "tp"]
+}
+
+/// What the sources see by one hook while a workload runs: nothing lost, all in time order.
+pub fn watch(hook: &str, kinds: KindSet, workload: impl FnOnce()) -> Columns {
+    let batches: Arc<Mutex<Vec<Batch>>> = Arc::default();
+    let into = batches.clone();
+    let narrowing = Narrowing { hooks: vec![hook.to_owned()], ..Default::default() };
+    let poller = Poller::start(narrowing, Box::new(move |batch| into.lock().unwrap().push(batch))).unwrap();
+    for state in poller.want(kinds) {
+        let wanted = kinds.iter().any(|kind| kind.source() == state.source);
+        let attached = matches!(&state.state, State::Attached { hook: by, .. } if *by == hook);
+        assert_eq!(wanted, attached, "{state:?}");
+    }
+    workload();
+    let mut sent = 0;
+    for counts in poller.stop() {
+        sent += counts.sent;
+        assert_eq!(counts.lost().map(|(_, count)| count).sum::<u64>(), 0, "{counts:?}");
+    }
+    let batches = std::mem::take(&mut *batches.lock().unwrap());
+    assert_eq!(sent, batches.iter().map(|batch| batch.len() as u64).sum::<u64>(), "what was sent has come");
+    let mut all = Columns::default();
+    for batch in batches {
+        all.append(batch.columns);
+    }
+    all
 }
 
 /// A directory of its own, removed at the end.

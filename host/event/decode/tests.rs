@@ -4,7 +4,8 @@ use serde_json::json;
 
 use super::*;
 use crate::event::layout::bytes_of;
-use crate::event::layout::process::exec_flag;
+use crate::event::layout::c::{exec_flag, exec_record, exit_record, fork_record};
+use crate::event::{Columns, decode};
 
 /// A task for other modules' tests.
 pub fn task() -> Task {
@@ -40,7 +41,7 @@ fn raw_task() -> record_task {
 }
 
 fn header(kind: record_kind, length: usize) -> record_header {
-    record_header { time: 1_000_000_001, kind: kind.0, length: length as u32, task: raw_task() }
+    record_header { start: record_start { kind: kind.0, length: length as u32, time: 1_000_000_001 }, task: raw_task() }
 }
 
 fn exec_bytes() -> Vec<u8> {
@@ -137,6 +138,6 @@ fn bytes_that_make_no_sense_are_an_error_and_never_a_panic() {
         }
     }
     let mut unknown = fork_bytes();
-    unknown[8] = 31;
+    unknown[0] = 31;
     assert_eq!(decode(&unknown, &clock(), &mut columns), Err(DecodeError::UnknownKind(31)));
 }

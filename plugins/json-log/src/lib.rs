@@ -32,28 +32,30 @@ impl JsonLog {
 
 impl Plugin for JsonLog {}
 
-impl OnExec for JsonLog {
-    fn on_exec(&mut self, events: Vec<Exec>) {
-        self.print("exec", &events);
-    }
+/// A handler for each kind, all alike.
+macro_rules! print {
+    ($($interface:ident::$method:ident($event:ty), $kind:literal;)*) => {
+        $(impl $interface for JsonLog {
+            fn $method(&mut self, events: Vec<$event>) {
+                self.print($kind, &events);
+            }
+        })*
+
+        export!(JsonLog: $($interface),*);
+    };
 }
 
-impl OnExit for JsonLog {
-    fn on_exit(&mut self, events: Vec<Exit>) {
-        self.print("exit", &events);
-    }
+print! {
+    OnExec::on_exec(Exec), "exec";
+    OnExit::on_exit(Exit), "exit";
+    OnFork::on_fork(Fork), "fork";
+    OnSyscall::on_syscall(Syscall), "syscall";
+    OnSyscallReturn::on_syscall_return(SyscallReturn), "syscall-return";
+    OnSyscallCount::on_syscall_count(SyscallCount), "syscall-count";
+    OnTcpConnect::on_tcp_connect(TcpConnect), "tcp-connect";
+    OnTcpAccept::on_tcp_accept(TcpAccept), "tcp-accept";
+    OnTcpClose::on_tcp_close(TcpClose), "tcp-close";
+    OnCgroupCreated::on_cgroup_created(CgroupCreated), "cgroup-created";
+    OnCgroupRemoved::on_cgroup_removed(CgroupRemoved), "cgroup-removed";
+    OnAlert::on_alert(RaisedAlert), "alert";
 }
-
-impl OnFork for JsonLog {
-    fn on_fork(&mut self, events: Vec<Fork>) {
-        self.print("fork", &events);
-    }
-}
-
-impl OnAlert for JsonLog {
-    fn on_alert(&mut self, events: Vec<RaisedAlert>) {
-        self.print("alert", &events);
-    }
-}
-
-export!(JsonLog: OnExec, OnExit, OnFork, OnAlert);

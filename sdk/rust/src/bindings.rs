@@ -19,7 +19,7 @@ mod services {
     wit_bindgen::generate!({ path: "../../wit", world: "services", generate_all, additional_derives: [PartialEq] });
 }
 
-pub use services::eunomia::plugin::{alerts, process, processes, types};
+pub use services::eunomia::plugin::{alerts, cgroup, process, processes, syscall, tcp, types};
 
 macro_rules! exported {
     ($($interface:ident, $world:literal;)*) => { $(
@@ -31,6 +31,9 @@ macro_rules! exported {
                     "eunomia:plugin/types@0.1.0": crate::bindings::types,
                     "eunomia:plugin/process@0.1.0": crate::bindings::process,
                     "eunomia:plugin/processes@0.1.0": crate::bindings::processes,
+                    "eunomia:plugin/syscall@0.1.0": crate::bindings::syscall,
+                    "eunomia:plugin/tcp@0.1.0": crate::bindings::tcp,
+                    "eunomia:plugin/cgroup@0.1.0": crate::bindings::cgroup,
                     "eunomia:plugin/alerts@0.1.0": crate::bindings::alerts,
                 },
                 pub_export_macro: true,
@@ -45,10 +48,26 @@ exported! {
     OnExec, "handles-exec";
     OnExit, "handles-exit";
     OnFork, "handles-fork";
+    OnSyscall, "handles-syscall";
+    OnSyscallReturn, "handles-syscall-return";
+    OnSyscallCount, "handles-syscall-count";
+    OnTcpConnect, "handles-tcp-connect";
+    OnTcpAccept, "handles-tcp-accept";
+    OnTcpClose, "handles-tcp-close";
+    OnCgroupCreated, "handles-cgroup-created";
+    OnCgroupRemoved, "handles-cgroup-removed";
     OnAlert, "handles-alert";
     OnTick, "handles-tick";
     FilterExec, "filters-exec";
     FilterExit, "filters-exit";
     FilterFork, "filters-fork";
+    FilterSyscall, "filters-syscall";
+    FilterSyscallReturn, "filters-syscall-return";
+    FilterSyscallCount, "filters-syscall-count";
+    FilterTcpConnect, "filters-tcp-connect";
+    FilterTcpAccept, "filters-tcp-accept";
+    FilterTcpClose, "filters-tcp-close";
+    FilterCgroupCreated, "filters-cgroup-created";
+    FilterCgroupRemoved, "filters-cgroup-removed";
     Life, "lives";
 }

@@ -33,18 +33,26 @@ mod settings;
 
 use std::marker::PhantomData;
 
-pub use bindings::{alerts, process, processes, types};
+pub use bindings::{alerts, cgroup, process, processes, syscall, tcp, types};
 pub use raise::About;
 pub use settings::from_config;
 
 /// Everything that a plugin usually needs.
 pub mod prelude {
     pub use crate::alerts::{Alert, RaisedAlert, Severity};
+    pub use crate::cgroup::{CgroupCreated, CgroupRemoved};
     pub use crate::process::{Exec, Exit, Fork};
+    pub use crate::syscall::{Syscall, SyscallCount, SyscallReturn};
+    pub use crate::tcp::{TcpAccept, TcpClose, TcpConnect};
     pub use crate::types::Task;
+    pub use crate::{About, Plugin, export, from_config, processes};
     pub use crate::{
-        About, FilterExec, FilterExit, FilterFork, OnAlert, OnExec, OnExit, OnFork, OnTick, Plugin, export,
-        from_config, processes,
+        FilterCgroupCreated, FilterCgroupRemoved, FilterExec, FilterExit, FilterFork, FilterSyscall,
+        FilterSyscallCount, FilterSyscallReturn, FilterTcpAccept, FilterTcpClose, FilterTcpConnect,
+    };
+    pub use crate::{
+        OnAlert, OnCgroupCreated, OnCgroupRemoved, OnExec, OnExit, OnFork, OnSyscall, OnSyscallCount, OnSyscallReturn,
+        OnTcpAccept, OnTcpClose, OnTcpConnect, OnTick,
     };
 }
 
@@ -99,6 +107,22 @@ interfaces! {
     OnExit::on_exit(events: Vec<process::Exit>), on_exit.handle;
     /// Handles processes that forked: a run of them in time order.
     OnFork::on_fork(events: Vec<process::Fork>), on_fork.handle;
+    /// Handles system calls that began: a run of events in time order.
+    OnSyscall::on_syscall(events: Vec<syscall::Syscall>), on_syscall.handle;
+    /// Handles system calls that returned: a run of events in time order.
+    OnSyscallReturn::on_syscall_return(events: Vec<syscall::SyscallReturn>), on_syscall_return.handle;
+    /// Handles sums of system calls: a run of events in time order.
+    OnSyscallCount::on_syscall_count(events: Vec<syscall::SyscallCount>), on_syscall_count.handle;
+    /// Handles connections that were made or failed: a run of events in time order.
+    OnTcpConnect::on_tcp_connect(events: Vec<tcp::TcpConnect>), on_tcp_connect.handle;
+    /// Handles connections that were accepted: a run of events in time order.
+    OnTcpAccept::on_tcp_accept(events: Vec<tcp::TcpAccept>), on_tcp_accept.handle;
+    /// Handles connections that ended: a run of events in time order.
+    OnTcpClose::on_tcp_close(events: Vec<tcp::TcpClose>), on_tcp_close.handle;
+    /// Handles cgroups that were made: a run of events in time order.
+    OnCgroupCreated::on_cgroup_created(events: Vec<cgroup::CgroupCreated>), on_cgroup_created.handle;
+    /// Handles cgroups that were removed: a run of events in time order.
+    OnCgroupRemoved::on_cgroup_removed(events: Vec<cgroup::CgroupRemoved>), on_cgroup_removed.handle;
     /// Handles alerts of other plugins: a run of them in time order.
     OnAlert::on_alert(events: Vec<alerts::RaisedAlert>), on_alert.handle;
     /// Acts at regular times: `now` is nanoseconds since the Unix epoch, `interval` nanoseconds.
@@ -109,6 +133,22 @@ interfaces! {
     FilterExit::keep_exit(events: Vec<process::Exit>) -> Vec<bool>, filter_exit.keep;
     /// Decides which `fork` events pass: one answer per event, in the same order.
     FilterFork::keep_fork(events: Vec<process::Fork>) -> Vec<bool>, filter_fork.keep;
+    /// Decides which `syscall` events pass: one answer per event, in the same order.
+    FilterSyscall::keep_syscall(events: Vec<syscall::Syscall>) -> Vec<bool>, filter_syscall.keep;
+    /// Decides which `syscall-return` events pass: one answer per event, in the same order.
+    FilterSyscallReturn::keep_syscall_return(events: Vec<syscall::SyscallReturn>) -> Vec<bool>, filter_syscall_return.keep;
+    /// Decides which `syscall-count` events pass: one answer per event, in the same order.
+    FilterSyscallCount::keep_syscall_count(events: Vec<syscall::SyscallCount>) -> Vec<bool>, filter_syscall_count.keep;
+    /// Decides which `tcp-connect` events pass: one answer per event, in the same order.
+    FilterTcpConnect::keep_tcp_connect(events: Vec<tcp::TcpConnect>) -> Vec<bool>, filter_tcp_connect.keep;
+    /// Decides which `tcp-accept` events pass: one answer per event, in the same order.
+    FilterTcpAccept::keep_tcp_accept(events: Vec<tcp::TcpAccept>) -> Vec<bool>, filter_tcp_accept.keep;
+    /// Decides which `tcp-close` events pass: one answer per event, in the same order.
+    FilterTcpClose::keep_tcp_close(events: Vec<tcp::TcpClose>) -> Vec<bool>, filter_tcp_close.keep;
+    /// Decides which `cgroup-created` events pass: one answer per event, in the same order.
+    FilterCgroupCreated::keep_cgroup_created(events: Vec<cgroup::CgroupCreated>) -> Vec<bool>, filter_cgroup_created.keep;
+    /// Decides which `cgroup-removed` events pass: one answer per event, in the same order.
+    FilterCgroupRemoved::keep_cgroup_removed(events: Vec<cgroup::CgroupRemoved>) -> Vec<bool>, filter_cgroup_removed.keep;
 }
 
 impl<P: Stored> bindings::Life::exports::eunomia::plugin::life::Guest for Exports<P> {

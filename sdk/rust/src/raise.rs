@@ -1,7 +1,10 @@
 //! Alerts, tersely.
 
 use crate::alerts::{self, Alert, Field, RaisedAlert, Severity};
+use crate::cgroup::{CgroupCreated, CgroupRemoved};
 use crate::process::{Exec, Exit, Fork};
+use crate::syscall::SyscallCount;
+use crate::tcp::{TcpAccept, TcpClose, TcpConnect};
 use crate::types::{Task, Timestamp};
 
 /// An event that an alert can be about.
@@ -26,7 +29,7 @@ macro_rules! about {
     )* };
 }
 
-about!(Exec, Exit, Fork);
+about!(Exec, Exit, Fork, SyscallCount, TcpConnect, TcpAccept, TcpClose, CgroupCreated, CgroupRemoved);
 
 impl About for RaisedAlert {
     fn time(&self) -> Timestamp {

@@ -3,7 +3,8 @@
 //!
 //! - a field keeps its name, in snake_case;
 //! - a `Timestamp` is an RFC 3339 string with nanoseconds, UTC;
-//! - the fields of a record called `task` stand beside those of the event;
+//! - the fields of a record called `task` or `endpoints` stand beside those of the event;
+//! - a `FlatComm`, which is two numbers, is the text that they hold;
 //! - a list called `fields`, of names with values, is an object;
 //! - an enum is its case's name in snake_case.
 //!
@@ -20,6 +21,7 @@ pub fn json(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
     let name = &input.ident;
     let body = match &input.data {
+        Data::Struct(_) if name == "FlatComm" => flat_comm(),
         Data::Struct(data) => record(&data.fields),
         Data::Enum(data) => cases(data),
         Data::Union(_) => quote!(compile_error!("WIT has no unions")),
@@ -76,13 +78,27 @@ fn record(fields: &Fields) -> Tokens {
     }
 }
 
+/// A name in two numbers, little-endian, ended by NUL. Bytes that are not UTF-8 stand as `\\xNN`.
+fn flat_comm() -> Tokens {
+    quote! {
+        let bytes = [self.low.to_le_bytes(), self.high.to_le_bytes()].concat();
+        let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+        let mut text = ::std::string::String::new();
+        for chunk in name.utf8_chunks() {
+            text.push_str(chunk.valid());
+            chunk.invalid().iter().for_each(|byte| text.push_str(&::std::format!("\\x{byte:02x}")));
+        }
+        serializer.serialize_str(&text)
+    }
+}
+
 fn attribute(field: &Field) -> Tokens {
     let is = |name: &str| last_segment(&field.ty).is_some_and(|segment| segment == name);
     if is("Timestamp") {
         quote!(#[serde(serialize_with = "time")])
     } else if inner(&field.ty).as_ref().and_then(last_segment).is_some_and(|segment| segment == "Timestamp") {
         quote!(#[serde(serialize_with = "optional_time")])
-    } else if field.ident.as_ref().is_some_and(|ident| ident == "task") {
+    } else if field.ident.as_ref().is_some_and(|ident| ident == "task" || ident == "endpoints") {
         quote!(#[serde(flatten)])
     } else if is_named_list(field) {
         quote!(#[serde(serialize_with = "named")])

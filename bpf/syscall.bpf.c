@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* Source syscall: every call and return, one by one or summed. The busiest programs of all, so the cheap checks first. */
+#include "eunomia.bpf.h"
+#include "syscall.h"
+
+/* Threads that are in a call. Those that never return are pushed out in time. */
+#define THREADS 65536
+
+/* Pairs of process and call that one interval can sum. Calls beyond are counted as dropped. */
+#define COUNTS 65536
+
+/* In thread_info.status: the call came through a 32-bit entry. */
+#define TS_COMPAT 0x0002
+#define X32_SYSCALL_BIT 0x40000000
+
+/* The largest errno: a return value from -4095 to -1 is an error. */
+#define MAX_ERRNO 4095
+
+struct begun {
+	__u64 time;
+	__u32 number;
+	__u32 abi;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, THREADS);
+	__type(key, __u32);
+	__type(value, struct begun);
+} begun SEC(".maps");
+
+/* Sums go to one of two maps while the host reads the other. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, COUNTS);
+	__type(key, struct count_key);
+	__type(value, struct count_value);
+} counts_0 SEC(".maps"), counts_1 SEC(".maps");
+
+/* The calls that are wanted, a bit each; only looked at where some are left out. */
+#define SELECTION_WORDS 16
+const volatile bool select_calls;
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 3 * SELECTION_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} selected SEC(".maps");
+
+static __always_inline bool left_out(__u32 number, __u32 abi)
+{
+	if (!select_calls)
+		return false;
+	__u32 key = abi * SELECTION_WORDS + number / 64;
+	__u64 *bits = number < 64 * SELECTION_WORDS ? bpf_map_lookup_elem(&selected, &key) : NULL;
+	return !bits || !(*bits & (1ULL << (number % 64)));
+}
+
+static __always_inline __u32 abi_of(struct task_struct *task, long *number)
+{
+	if (BPF_CORE_READ(task, thread_info.status) & TS_COMPAT)
+		return ABI_COMPAT;
+	if (*number & X32_SYSCALL_BIT) {
+		*number &= ~X32_SYSCALL_BIT;
+		return ABI_X32;
+	}
+	return ABI_NATIVE;
+}
+
+#define FILL_FLAT(record, task)                                                                                        \
+	do {                                                                                                           \
+		__u64 ids = bpf_get_current_pid_tgid(), owner = bpf_get_current_uid_gid();                             \
+		(record)->start_time = BPF_CORE_READ(task, group_leader, start_boottime);                              \
+		(record)->cgroup = bpf_get_current_cgroup_id();                                                        \
+		bpf_get_current_comm((record)->comm, COMM_BYTES);                                                      \
+		(record)->pid = ids >> 32;                                                                             \
+		(record)->tid = ids;                                                                                   \
+		(record)->ppid = BPF_CORE_READ(task, real_parent, tgid);                                               \
+		(record)->uid = owner;                                                                                 \
+		(record)->gid = owner >> 32;                                                                           \
+	} while (0)
+
+static __always_inline int on_enter(long number, const __u64 args[6])
+{
+	bool calls = wanted(RECORD_SYSCALL);
+	bool timed = wanted(RECORD_SYSCALL_RETURN) || wanted(RECORD_SYSCALL_COUNT);
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	if ((!calls && !timed) || narrowed_out(task))
+		return 0;
+	__u32 abi = abi_of(task, &number);
+	if (left_out(number, abi))
+		return 0;
+	if (calls) {
+		struct syscall_record record = { .number = number, .abi = abi };
+		FILL_FLAT(&record, task);
+		for (int i = 0; i < 6; i++)
+			record.args[i] = args[i];
+		send(&record.start, RECORD_SYSCALL, sizeof(record));
+	}
+	if (timed) {
+		struct begun now = { .time = bpf_ktime_get_boot_ns(), .number = number, .abi = abi };
+		__u32 tid = bpf_get_current_pid_tgid();
+		bpf_map_update_elem(&begun, &tid, &now, BPF_ANY);
+	}
+	return 0;
+}
+
+static __always_inline void sum(void *counts, struct count_key *key, struct task_struct *task, long value, __u64 duration)
+{
+	struct count_value *sums = bpf_map_lookup_elem(counts, key);
+
+	if (!sums) {
+		struct count_value first = {};
+		fill_task(&first.task, task);
+		/* Another thread of the process may be as far as this one: whoever comes second finds the first's. */
+		bpf_map_update_elem(counts, key, &first, BPF_NOEXIST);
+		sums = bpf_map_lookup_elem(counts, key);
+		if (!sums)
+			return count_dropped(RECORD_SYSCALL_COUNT);
+	}
+	__sync_fetch_and_add(&sums->count, 1);
+	if (value < 0 && value >= -MAX_ERRNO)
+		__sync_fetch_and_add(&sums->errors, 1);
+	__sync_fetch_and_add(&sums->total_time, duration);
+}
+
+static __always_inline int on_return(long number, long value)
+{
+	bool returns = wanted(RECORD_SYSCALL_RETURN), counts = wanted(RECORD_SYSCALL_COUNT);
+	struct task_struct *task = (void *)bpf_get_current_task();
+	__u32 tid = bpf_get_current_pid_tgid(), abi;
+	__u64 duration = 0;
+
+	if ((!returns && !counts) || narrowed_out(task))
+		return 0;
+	/* The registers may have changed since, by exec or a signal's return: what was noted at the beginning goes first. */
+	struct begun *begin = bpf_map_lookup_elem(&begun, &tid);
+	if (begin) {
+		number = begin->number;
+		abi = begin->abi;
+		duration = bpf_ktime_get_boot_ns() - begin->time;
+		bpf_map_delete_elem(&begun, &tid);
+	} else {
+		abi = abi_of(task, &number);
+		if (left_out(number, abi))
+			return 0;
+	}
+	if (returns) {
+		struct syscall_return_record record = { .number = number, .abi = abi, .value = value, .duration = duration };
+		FILL_FLAT(&record, task);
+		send(&record.start, RECORD_SYSCALL_RETURN, sizeof(record));
+	}
+	if (counts) {
+		struct count_key key = { .pid = bpf_get_current_pid_tgid() >> 32, .number = number, .abi = abi };
+		__u32 sums = CONTROL_SUMS;
+		__u64 *which = bpf_map_lookup_elem(&control, &sums);
+		if (which && *which)
+			sum(&counts_1, &key, task, value, duration);
+		else
+			sum(&counts_0, &key, task, value, duration);
+	}
+	return 0;
+}
+
+static __always_inline int on_enter_regs(struct pt_regs *regs, long number)
+{
+	__u64 args[6] = {
+		PT_REGS_PARM1_CORE_SYSCALL(regs), PT_REGS_PARM2_CORE_SYSCALL(regs), PT_REGS_PARM3_CORE_SYSCALL(regs),
+		PT_REGS_PARM4_CORE_SYSCALL(regs), PT_REGS_PARM5_CORE_SYSCALL(regs), PT_REGS_PARM6_CORE_SYSCALL(regs),
+	};
+	return on_enter(number, args);
+}
+
+SEC("tp_btf/sys_enter")
+int BPF_PROG(enter_btf, struct pt_regs *regs, long number)
+{
+	return on_enter_regs(regs, number);
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(return_btf, struct pt_regs *regs, long value)
+{
+	return on_return(BPF_CORE_READ(regs, orig_ax), value);
+}
+
+SEC("raw_tp/sys_enter")
+int BPF_PROG(enter_raw, struct pt_regs *regs, long number)
+{
+	return on_enter_regs(regs, number);
+}
+
+SEC("raw_tp/sys_exit")
+int BPF_PROG(return_raw, struct pt_regs *regs, long value)
+{
+	return on_return(BPF_CORE_READ(regs, orig_ax), value);
+}
+
+SEC("tp/raw_syscalls/sys_enter")
+int enter_tp(struct trace_event_raw_sys_enter *event)
+{
+	__u64 args[6];
+	/* Not by the context's own fields: the verifier wants their offsets constant. */
+	BPF_CORE_READ_INTO(&args, event, args);
+	return on_enter(event->id, args);
+}
+
+SEC("tp/raw_syscalls/sys_exit")
+int return_tp(struct trace_event_raw_sys_exit *event)
+{
+	return on_return(event->id, event->ret);
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Source tcp: connections made, accepted and ended. All from the changes of sockets' states; who accepted is known from
+ * the accept call's return, for the change to ESTABLISHED of a passive socket runs in nobody's context.
+ */
+#include "eunomia.bpf.h"
+#include "tcp.h"
+
+/* Connections followed at the same time. */
+#define CONNECTIONS 65536
+
+#define AF_INET 2
+#define AF_INET6 10
+#define IPPROTO_TCP 6
+#define ECONNABORTED 103
+
+/* In sock_common.skc_flags: the other side's FIN has come. */
+#define SOCK_DONE (1 << 1)
+
+#define NR_ACCEPT 43
+#define NR_ACCEPT4 288
+#define NR_COMPAT_ACCEPT4 364
+#define TS_COMPAT 0x0002
+
+enum tcp_state {
+	TCP_ESTABLISHED = 1,
+	TCP_SYN_SENT = 2,
+	TCP_SYN_RECV = 3,
+	TCP_CLOSE = 7,
+};
+
+struct connection {
+	struct record_task task;
+	__u64 begun; /* when it was asked for, then when it was established */
+	__u32 established;
+	__u32 incoming;
+	__u32 owned; /* task is known */
+	__u32 padding;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, CONNECTIONS);
+	__type(key, __u64);
+	__type(value, struct connection);
+} connections SEC(".maps");
+
+static __always_inline void map_ipv4(__u8 to[16], __be32 address)
+{
+	to[10] = 0xff;
+	to[11] = 0xff;
+	__builtin_memcpy(to + 12, &address, sizeof(address));
+}
+
+static __always_inline void fill_ends(struct tcp_record *record, struct sock *sk)
+{
+	struct inet_sock *inet = (void *)sk;
+
+	record->source_port = __builtin_bswap16(BPF_CORE_READ(inet, inet_sport));
+	record->destination_port = __builtin_bswap16(BPF_CORE_READ(sk, __sk_common.skc_dport));
+	record->net_ns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET6) {
+		record->is_ipv6 = 1;
+		BPF_CORE_READ_INTO(&record->source_address, sk, __sk_common.skc_v6_rcv_saddr);
+		BPF_CORE_READ_INTO(&record->destination_address, sk, __sk_common.skc_v6_daddr);
+	} else {
+		map_ipv4(record->source_address, BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr));
+		map_ipv4(record->destination_address, BPF_CORE_READ(sk, __sk_common.skc_daddr));
+	}
+}
+
+static __always_inline void send_tcp(struct sock *sk, struct connection *connection, enum record_kind kind, __u32 error)
+{
+	struct tcp_record record = {};
+
+	if (!wanted(kind))
+		return;
+	record.header.task = connection->task;
+	fill_ends(&record, sk);
+	record.error = error;
+	record.incoming = connection->incoming;
+	record.duration = bpf_ktime_get_boot_ns() - connection->begun;
+	if (kind == RECORD_TCP_CLOSE) {
+		struct tcp_sock *tcp = (void *)sk;
+		record.sent_bytes = BPF_CORE_READ(tcp, bytes_sent) - BPF_CORE_READ(tcp, bytes_retrans);
+		record.received_bytes = BPF_CORE_READ(tcp, bytes_received);
+		/* The kernel counts the other side's FIN as a byte. */
+		if (BPF_CORE_READ(sk, __sk_common.skc_flags) & SOCK_DONE)
+			record.received_bytes--;
+	}
+	send(&record.header.start, kind, sizeof(record));
+}
+
+/* Another connection cannot be followed: none of its events will come. */
+static __always_inline void count_unfollowed(bool incoming)
+{
+	count_dropped(incoming ? RECORD_TCP_ACCEPT : RECORD_TCP_CONNECT);
+	if (wanted(RECORD_TCP_CLOSE))
+		count_dropped(RECORD_TCP_CLOSE);
+}
+
+static __always_inline int on_state(struct sock *sk, int before, int now)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct connection *known, first = {};
+	__u64 key = (__u64)sk;
+
+	if (BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
+		return 0;
+	if (now == TCP_SYN_SENT) {
+		/* In the context of who connects. */
+		if (narrowed_out(task))
+			return 0;
+		fill_task(&first.task, task);
+		first.begun = bpf_ktime_get_boot_ns();
+		first.owned = true;
+		if (bpf_map_update_elem(&connections, &key, &first, BPF_ANY))
+			count_unfollowed(false);
+		return 0;
+	}
+	if (before == TCP_SYN_RECV && now == TCP_ESTABLISHED) {
+		first.begun = bpf_ktime_get_boot_ns();
+		first.established = true;
+		first.incoming = true;
+		if (bpf_map_update_elem(&connections, &key, &first, BPF_ANY))
+			count_unfollowed(true);
+		return 0;
+	}
+	known = bpf_map_lookup_elem(&connections, &key);
+	if (!known)
+		return 0;
+	if (before == TCP_SYN_SENT && now == TCP_ESTABLISHED) {
+		send_tcp(sk, known, RECORD_TCP_CONNECT, 0);
+		known->begun = bpf_ktime_get_boot_ns();
+		known->established = true;
+	} else if (now == TCP_CLOSE) {
+		if (known->established && known->owned) {
+			send_tcp(sk, known, RECORD_TCP_CLOSE, 0);
+		} else if (!known->incoming) {
+			/* Without an error it was the process that gave up. */
+			__u32 error = BPF_CORE_READ(sk, sk_err);
+			send_tcp(sk, known, RECORD_TCP_CONNECT, error ? error : ECONNABORTED);
+		}
+		bpf_map_delete_elem(&connections, &key);
+	}
+	return 0;
+}
+
+/* The return of an accept call: the new descriptor leads to the socket. */
+static __always_inline int on_return(long number, long fd)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	bool compat = BPF_CORE_READ(task, thread_info.status) & TS_COMPAT;
+
+	if (compat ? number != NR_COMPAT_ACCEPT4 : number != NR_ACCEPT && number != NR_ACCEPT4)
+		return 0;
+	if (fd < 0)
+		return 0;
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	if (fd >= BPF_CORE_READ(table, max_fds))
+		return 0;
+	struct file **files = BPF_CORE_READ(table, fd), *file = NULL;
+	bpf_probe_read_kernel(&file, sizeof(file), files + fd);
+	struct socket *socket = BPF_CORE_READ(file, private_data);
+	struct sock *sk = BPF_CORE_READ(socket, sk);
+	__u64 key = (__u64)sk;
+	/* Only what was seen being established: the descriptor may be of another kind of socket. */
+	struct connection *known = bpf_map_lookup_elem(&connections, &key);
+	if (!known || known->owned || !known->incoming)
+		return 0;
+	if (narrowed_out(task)) {
+		bpf_map_delete_elem(&connections, &key);
+		return 0;
+	}
+	fill_task(&known->task, task);
+	known->owned = true;
+	send_tcp(sk, known, RECORD_TCP_ACCEPT, 0);
+	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(state_btf, struct sock *sk, int before, int now)
+{
+	return on_state(sk, before, now);
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(return_btf, struct pt_regs *regs, long value)
+{
+	return on_return(BPF_CORE_READ(regs, orig_ax), value);
+}
+
+SEC("raw_tp/inet_sock_set_state")
+int BPF_PROG(state_raw, struct sock *sk, int before, int now)
+{
+	return on_state(sk, before, now);
+}
+
+SEC("raw_tp/sys_exit")
+int BPF_PROG(return_raw, struct pt_regs *regs, long value)
+{
+	return on_return(BPF_CORE_READ(regs, orig_ax), value);
+}
+
+SEC("tp/sock/inet_sock_set_state")
+int state_tp(struct trace_event_raw_inet_sock_set_state *event)
+{
+	return on_state((void *)event->skaddr, event->oldstate, event->newstate);
+}
+
+SEC("tp/raw_syscalls/sys_exit")
+int return_tp(struct trace_event_raw_sys_exit *event)
+{
+	return on_return(event->id, event->ret);
+}

@@ -1,0 +1,22 @@
+//! Source tcp: connections made, accepted and ended.
+
+use super::{Rung, Source};
+
+/// Room for some 20,000 events.
+const RING_BYTES: u32 = 4 << 20;
+
+/// The source.
+pub static TCP: Source = Source {
+    name: "tcp",
+    object: include_bytes!(concat!(env!("OUT_DIR"), "/tcp.bpf.o")),
+    ring_bytes: RING_BYTES,
+    rungs: &[
+        Rung { hook: "tp_btf", programs: &["state_btf", "return_btf"], misses: MISSES },
+        Rung { hook: "raw_tp", programs: &["state_raw", "return_raw"], misses: MISSES },
+        Rung { hook: "tp", programs: &["state_tp", "return_tp"], misses: MISSES },
+    ],
+    sums: None,
+};
+
+/// What tracepoints on sockets' states and on the accept calls cannot see.
+const MISSES: &str = "connections older than the host; connects refused before a packet is sent; accepts by io_uring";
