@@ -192,7 +192,11 @@ struct css_set {
 
 /* On x86-64. */
 struct pt_regs {
-	unsigned long r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, sp, bp, bx;
+	unsigned long r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, sp, bp, bx, cs;
+};
+
+struct seccomp {
+	int mode;
 };
 
 struct thread_info {
@@ -215,6 +219,8 @@ struct task_struct {
 	struct files_struct *files;
 	struct nsproxy *nsproxy;
 	struct signal_struct *signal;
+	struct seccomp seccomp;
+	void *stack;
 	struct mm_struct *mm;
 	kuid_t loginuid;
 	int exit_code;

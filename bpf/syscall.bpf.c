@@ -1,20 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Source syscall: every call and return, one by one or summed. The busiest programs of all, so the cheap checks first. */
-#include "eunomia.bpf.h"
-#include "syscall.h"
+#include "syscall_abi.bpf.h"
 
 /* Threads that are in a call. Those that never return are pushed out in time. */
 #define THREADS 65536
 
 /* Pairs of process and call that one interval can sum. Calls beyond are counted as dropped. */
 #define COUNTS 65536
-
-/* In thread_info.status: the call came through a 32-bit entry. */
-#define TS_COMPAT 0x0002
-#define X32_SYSCALL_BIT 0x40000000
-
-/* The largest errno: a return value from -4095 to -1 is an error. */
-#define MAX_ERRNO 4095
 
 struct begun {
 	__u64 time;
@@ -54,17 +46,6 @@ static __always_inline bool left_out(__u32 number, __u32 abi)
 	__u32 key = abi * SELECTION_WORDS + number / 64;
 	__u64 *bits = number < 64 * SELECTION_WORDS ? bpf_map_lookup_elem(&selected, &key) : NULL;
 	return !bits || !(*bits & (1ULL << (number % 64)));
-}
-
-static __always_inline __u32 abi_of(struct task_struct *task, long *number)
-{
-	if (BPF_CORE_READ(task, thread_info.status) & TS_COMPAT)
-		return ABI_COMPAT;
-	if (*number & X32_SYSCALL_BIT) {
-		*number &= ~X32_SYSCALL_BIT;
-		return ABI_X32;
-	}
-	return ABI_NATIVE;
 }
 
 #define FILL_FLAT(record, task)                                                                                        \

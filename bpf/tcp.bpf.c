@@ -3,7 +3,7 @@
  * Source tcp: connections made, accepted and ended. All from the changes of sockets' states; who accepted is known from
  * the accept call's return, for the change to ESTABLISHED of a passive socket runs in nobody's context.
  */
-#include "eunomia.bpf.h"
+#include "syscall_abi.bpf.h"
 #include "tcp.h"
 
 /* Connections followed at the same time. */
@@ -20,7 +20,6 @@
 #define NR_ACCEPT 43
 #define NR_ACCEPT4 288
 #define NR_COMPAT_ACCEPT4 364
-#define TS_COMPAT 0x0002
 
 enum tcp_state {
 	TCP_ESTABLISHED = 1,
@@ -150,7 +149,7 @@ static __always_inline int on_state(struct sock *sk, int before, int now)
 static __always_inline int on_return(long number, long fd)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	bool compat = BPF_CORE_READ(task, thread_info.status) & TS_COMPAT;
+	bool compat = abi_of(task, &number) == ABI_COMPAT;
 
 	if (compat ? number != NR_COMPAT_ACCEPT4 : number != NR_ACCEPT && number != NR_ACCEPT4)
 		return 0;

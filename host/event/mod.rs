@@ -167,6 +167,9 @@ kinds! {
     /// A cgroup was removed.
     CgroupRemoved, cgroup_removed, wit::cgroup::CgroupRemoved, "cgroup-removed", "cgroup",
         RECORD_CGROUP_REMOVED => decode::cgroup::cgroup_removed;
+    /// A seccomp filter stopped a system call.
+    SeccompAction, seccomp_action, wit::seccomp::SeccompAction, "seccomp-action", "seccomp",
+        RECORD_SECCOMP_ACTION => decode::seccomp::seccomp_action;
     /// A plugin raised an alert.
     Alert, alert, wit::alerts::RaisedAlert, "alert", "host";
 }

@@ -6,6 +6,7 @@ mod clock;
 mod load;
 mod poll;
 mod process;
+mod seccomp;
 mod syscall;
 mod tcp;
 
@@ -20,7 +21,7 @@ pub use process::{process_of, running_processes};
 use crate::event::{Batch, Kind, KindSet};
 
 /// The sources, one line each. What a source is stands in its own file.
-pub static SOURCES: &[&Source] = &[&process::PROCESS, &syscall::SYSCALL, &tcp::TCP, &cgroup::CGROUP];
+pub static SOURCES: &[&Source] = &[&process::PROCESS, &syscall::SYSCALL, &tcp::TCP, &seccomp::SECCOMP, &cgroup::CGROUP];
 
 /// A source of events: one BPF object, and the ways to attach it.
 pub struct Source {

@@ -3,6 +3,7 @@
 
 pub mod cgroup;
 pub mod process;
+pub mod seccomp;
 pub mod syscall;
 pub mod tcp;
 

@@ -8,7 +8,8 @@ use crate::event::layout::c::{
 use crate::event::layout::{bytes_of, read};
 use crate::wit::syscall::{Abi, FlatComm, Syscall, SyscallCount, SyscallReturn};
 
-fn abi(number: u32) -> Result<Abi, DecodeError> {
+/// How a call was made.
+pub(super) fn abi(number: u32) -> Result<Abi, DecodeError> {
     match syscall_abi(number) {
         syscall_abi::ABI_NATIVE => Ok(Abi::Native),
         syscall_abi::ABI_COMPAT => Ok(Abi::Compat),

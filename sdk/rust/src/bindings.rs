@@ -19,7 +19,7 @@ mod services {
     wit_bindgen::generate!({ path: "../../wit", world: "services", generate_all, additional_derives: [PartialEq] });
 }
 
-pub use services::eunomia::plugin::{alerts, cgroup, process, processes, syscall, tcp, types};
+pub use services::eunomia::plugin::{alerts, cgroup, process, processes, seccomp, syscall, tcp, types};
 
 macro_rules! exported {
     ($($interface:ident, $world:literal;)*) => { $(
@@ -33,6 +33,7 @@ macro_rules! exported {
                     "eunomia:plugin/processes@0.1.0": crate::bindings::processes,
                     "eunomia:plugin/syscall@0.1.0": crate::bindings::syscall,
                     "eunomia:plugin/tcp@0.1.0": crate::bindings::tcp,
+                    "eunomia:plugin/seccomp@0.1.0": crate::bindings::seccomp,
                     "eunomia:plugin/cgroup@0.1.0": crate::bindings::cgroup,
                     "eunomia:plugin/alerts@0.1.0": crate::bindings::alerts,
                 },
@@ -54,6 +55,7 @@ exported! {
     OnTcpConnect, "handles-tcp-connect";
     OnTcpAccept, "handles-tcp-accept";
     OnTcpClose, "handles-tcp-close";
+    OnSeccompAction, "handles-seccomp-action";
     OnCgroupCreated, "handles-cgroup-created";
     OnCgroupRemoved, "handles-cgroup-removed";
     OnAlert, "handles-alert";
@@ -67,6 +69,7 @@ exported! {
     FilterTcpConnect, "filters-tcp-connect";
     FilterTcpAccept, "filters-tcp-accept";
     FilterTcpClose, "filters-tcp-close";
+    FilterSeccompAction, "filters-seccomp-action";
     FilterCgroupCreated, "filters-cgroup-created";
     FilterCgroupRemoved, "filters-cgroup-removed";
     Life, "lives";

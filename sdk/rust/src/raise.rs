@@ -3,6 +3,7 @@
 use crate::alerts::{self, Alert, Field, RaisedAlert, Severity};
 use crate::cgroup::{CgroupCreated, CgroupRemoved};
 use crate::process::{Exec, Exit, Fork};
+use crate::seccomp::SeccompAction;
 use crate::syscall::SyscallCount;
 use crate::tcp::{TcpAccept, TcpClose, TcpConnect};
 use crate::types::{Task, Timestamp};
@@ -29,7 +30,7 @@ macro_rules! about {
     )* };
 }
 
-about!(Exec, Exit, Fork, SyscallCount, TcpConnect, TcpAccept, TcpClose, CgroupCreated, CgroupRemoved);
+about!(Exec, Exit, Fork, SyscallCount, TcpConnect, TcpAccept, TcpClose, SeccompAction, CgroupCreated, CgroupRemoved);
 
 impl About for RaisedAlert {
     fn time(&self) -> Timestamp {

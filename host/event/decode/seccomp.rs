@@ -1,0 +1,28 @@
+//! Records of the source seccomp.
+
+use super::{Clock, DecodeError, fixed, syscall};
+use crate::event::layout::c::{seccomp_did, seccomp_record};
+use crate::wit::seccomp::{Action, SeccompAction};
+
+/// A seccomp filter stopped a system call.
+pub fn seccomp_action(bytes: &[u8], clock: &Clock) -> Result<SeccompAction, DecodeError> {
+    let seccomp_record { header, number, abi, action, code } = fixed(bytes)?;
+    let (time, task) = super::header(&header, clock);
+    let action = match seccomp_did(action) {
+        seccomp_did::SECCOMP_ERRNO => Action::Errno,
+        seccomp_did::SECCOMP_TRAP => Action::Trap,
+        seccomp_did::SECCOMP_KILL_PROCESS => Action::KillProcess,
+        seccomp_did::SECCOMP_KILL_THREAD => Action::KillThread,
+        _ => return Err(DecodeError::UnknownValue("action")),
+    };
+    let is_errno = action == Action::Errno;
+    Ok(SeccompAction {
+        time,
+        task,
+        number,
+        abi: syscall::abi(abi)?,
+        action,
+        errno: is_errno.then_some(code),
+        signal: (!is_errno).then_some(code),
+    })
+}

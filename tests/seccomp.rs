@@ -1,0 +1,114 @@
+//! The source seccomp on the running kernel: each action of a real filter, by every rung. Needs root.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use eunomia_host::event::{Columns, Kind};
+use eunomia_host::wit::seccomp::Action;
+use eunomia_host::wit::syscall::Abi;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
+use support::{hooks, watch};
+
+const GETPPID: u32 = 110;
+
+/// How often each action is caused.
+const TIMES: usize = 50;
+
+/// This test program as a workload under a filter.
+fn workload(action: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "under_a_filter", "--ignored", "--nocapture", "--test-threads", "2"]);
+    command.env("EUNOMIA_ACTION", action).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn filter(action: SeccompAction) {
+    let rules = BTreeMap::from([(i64::from(GETPPID), vec![])]);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, TargetArch::x86_64).unwrap();
+    apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+}
+
+#[test]
+#[ignore = "a workload of other tests"]
+fn under_a_filter() {
+    let call = || _ = rustix::process::getppid();
+    match std::env::var("EUNOMIA_ACTION").unwrap_or_default().as_str() {
+        "errno" => {
+            filter(SeccompAction::Errno(13));
+            (0..TIMES).for_each(|_| call());
+        }
+        "trap" => {
+            let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _handler = tokio.block_on(async {
+                tokio::signal::unix::signal(tokio::signal::unix::SignalKind::from_raw(31)).unwrap()
+            });
+            filter(SeccompAction::Trap);
+            (0..TIMES).for_each(|_| call());
+        }
+        "log" => {
+            filter(SeccompAction::Log);
+            (0..TIMES).for_each(|_| call());
+        }
+        "kill-process" => {
+            filter(SeccompAction::KillProcess);
+            call();
+        }
+        "kill-thread" => {
+            for _ in 0..TIMES {
+                std::thread::spawn(move || {
+                    filter(SeccompAction::KillThread);
+                    call();
+                });
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            std::process::exit(0);
+        }
+        _ => {}
+    }
+}
+
+fn actions(seen: &Columns, pid: u32) -> Vec<Action> {
+    let own = seen.seccomp_action.iter().filter(|event| event.task.pid == pid);
+    own.inspect(|event| assert_eq!((event.number, event.abi), (GETPPID, Abi::Native), "{event:?}"))
+        .map(|event| event.action)
+        .collect()
+}
+
+#[test]
+fn each_action_of_a_filter_is_seen() {
+    for hook in hooks() {
+        let kinds = [Kind::SeccompAction].into_iter().collect();
+        let mut pids = BTreeMap::new();
+        let mut killed = Vec::new();
+        let seen = watch(hook, kinds, || {
+            for action in ["errno", "trap", "log", "kill-thread"] {
+                let mut child = workload(action).spawn().unwrap();
+                pids.insert(action, child.id());
+                assert!(child.wait().unwrap().success(), "{action}");
+            }
+            for _ in 0..TIMES {
+                let mut child = workload("kill-process").spawn().unwrap();
+                killed.push(child.id());
+                let status = child.wait().unwrap();
+                assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(31));
+            }
+        });
+        assert_eq!(actions(&seen, pids["errno"]), vec![Action::Errno; TIMES], "{hook}");
+        assert!(
+            seen.seccomp_action
+                .iter()
+                .filter(|event| event.task.pid == pids["errno"])
+                .all(|event| event.errno == Some(13))
+        );
+        assert_eq!(actions(&seen, pids["trap"]), vec![Action::Trap; TIMES], "{hook}");
+        assert_eq!(actions(&seen, pids["kill-thread"]), vec![Action::KillThread; TIMES], "{hook}");
+        for pid in killed {
+            assert_eq!(actions(&seen, pid), [Action::KillProcess], "{hook}");
+        }
+        // The rung says that it misses these.
+        assert_eq!(actions(&seen, pids["log"]), [], "{hook}");
+    }
+}
