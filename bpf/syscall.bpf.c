@@ -100,6 +100,8 @@ static __always_inline void sum(void *counts, struct count_key *key, struct task
 		if (!sums)
 			return count_dropped(RECORD_SYSCALL_COUNT);
 	}
+	/* The process may have executed another program since. */
+	bpf_get_current_comm(sums->task.comm, COMM_BYTES);
 	__sync_fetch_and_add(&sums->count, 1);
 	if (value < 0 && value >= -MAX_ERRNO)
 		__sync_fetch_and_add(&sums->errors, 1);

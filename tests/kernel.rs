@@ -194,3 +194,17 @@ fn a_reader_who_goes_away_ends_it_quietly() {
     let log = String::from_utf8(output.stderr).unwrap();
     assert!(!log.contains("error") && !log.contains("panic"), "{log}");
 }
+
+#[test]
+fn the_host_itself_is_left_out() {
+    if !can_load_bpf() {
+        return;
+    }
+    let kinds = "exec,exit,fork,syscall,syscall-return,syscall-count";
+    let host = Host::start(&["--plugin", plugin("json-log").to_str().unwrap(), "--events", kinds]);
+    let pid = host.pid();
+    std::thread::sleep(Duration::from_millis(1_200));
+    let (lines, _) = host.stop();
+    assert!(of_kind(&lines, "syscall-count").count() > 0);
+    assert!(lines.iter().all(|line| line["pid"] != pid), "its own calls would feed themselves");
+}

@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod decode;
 pub mod layout;
+pub mod syscalls;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -149,7 +149,7 @@ fn describe(runtime: &Runtime, component: &Component) -> Description {
         match package {
             PACKAGE if version != INTERFACE_VERSION => description.other_versions.push(name.to_owned()),
             PACKAGE => match name.strip_prefix(PACKAGE).and_then(|rest| rest.split('@').next()) {
-                Some("/alerts" | "/processes") if has_functions(runtime, &item.ty) => {
+                Some("/alerts" | "/processes" | "/syscalls") if has_functions(runtime, &item.ty) => {
                     description.services.push(name.to_owned());
                 }
                 // For its types alone: the linker knows whether there is such an interface.

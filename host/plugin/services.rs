@@ -11,7 +11,8 @@ use super::limits::Limiter;
 use super::streams::{LogStream, PrintStream};
 use crate::dispatch::{AlertInbox, Processes};
 use crate::output::Output;
-use crate::wit::{alerts, processes, types};
+use crate::wit::syscall::Abi;
+use crate::wit::{alerts, processes, syscalls, types};
 
 /// The most random bytes a plugin may ask for in one call; a hash seed needs 16.
 const MAX_RANDOM_BYTES: u64 = 4096;
@@ -84,6 +85,16 @@ impl alerts::Host for State {
         if !self.handles_alerts {
             self.outlets.inbox.put(raised);
         }
+    }
+}
+
+impl syscalls::Host for State {
+    fn name(&mut self, abi: Abi, number: u32) -> Option<String> {
+        crate::event::syscalls::name(abi, number).map(str::to_owned)
+    }
+
+    fn number(&mut self, abi: Abi, name: String) -> Option<u32> {
+        crate::event::syscalls::number(abi, &name)
     }
 }
 

@@ -95,7 +95,7 @@ fn prepare(open: &mut OpenObject, source: &Source, narrowing: Option<&Narrowing>
         let name = map.name().to_string_lossy().into_owned();
         if name == "events" {
             map.set_max_entries(source.ring_bytes)?;
-        } else if name.ends_with(".rodata")
+        } else if name == ".rodata.narrowing"
             && let Some(Narrowing { hooks: _, pids, comms, uids, exclude_pid }) = narrowing
             && let Some(bytes) = map.initial_value_mut()
         {

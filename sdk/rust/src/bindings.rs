@@ -19,7 +19,7 @@ mod services {
     wit_bindgen::generate!({ path: "../../wit", world: "services", generate_all, additional_derives: [PartialEq] });
 }
 
-pub use services::eunomia::plugin::{alerts, cgroup, process, processes, seccomp, syscall, tcp, types};
+pub use services::eunomia::plugin::{alerts, cgroup, process, processes, seccomp, syscall, syscalls, tcp, types};
 
 macro_rules! exported {
     ($($interface:ident, $world:literal;)*) => { $(
@@ -32,6 +32,7 @@ macro_rules! exported {
                     "eunomia:plugin/process@0.1.0": crate::bindings::process,
                     "eunomia:plugin/processes@0.1.0": crate::bindings::processes,
                     "eunomia:plugin/syscall@0.1.0": crate::bindings::syscall,
+                    "eunomia:plugin/syscalls@0.1.0": crate::bindings::syscalls,
                     "eunomia:plugin/tcp@0.1.0": crate::bindings::tcp,
                     "eunomia:plugin/seccomp@0.1.0": crate::bindings::seccomp,
                     "eunomia:plugin/cgroup@0.1.0": crate::bindings::cgroup,

@@ -33,7 +33,7 @@ mod settings;
 
 use std::marker::PhantomData;
 
-pub use bindings::{alerts, cgroup, process, processes, seccomp, syscall, tcp, types};
+pub use bindings::{alerts, cgroup, process, processes, seccomp, syscall, syscalls, tcp, types};
 pub use raise::About;
 pub use settings::from_config;
 
