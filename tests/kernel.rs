@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -183,13 +185,16 @@ fn a_reader_who_goes_away_ends_it_quietly() {
         plugin("json-log").display()
     );
     let child = Command::new("sh").args(["-c", &script]).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let noise = std::thread::spawn(|| {
-        for _ in 0..200 {
+    let gone = Arc::new(AtomicBool::new(false));
+    let until = gone.clone();
+    let noise = std::thread::spawn(move || {
+        while !until.load(Ordering::Relaxed) {
             Command::new("/bin/true").status().unwrap();
             std::thread::sleep(Duration::from_millis(10));
         }
     });
     let output = child.wait_with_output().unwrap();
+    gone.store(true, Ordering::Relaxed);
     noise.join().unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
     assert!(!log.contains("error") && !log.contains("panic"), "{log}");
