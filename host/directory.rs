@@ -66,7 +66,12 @@ impl Directory {
 
     fn watch(&mut self) {
         let notify = self.notify.clone();
-        let watcher = notify::recommended_watcher(move |_| _ = notify.try_send(()));
+        // Reading the directory is itself notified, as an access: to follow that would be to read it for ever.
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if !event.is_ok_and(|event| event.kind.is_access()) {
+                _ = notify.try_send(());
+            }
+        });
         let watched = watcher.and_then(|mut watcher: RecommendedWatcher| {
             watcher.watch(&self.path, RecursiveMode::NonRecursive)?;
             Ok(watcher)
@@ -202,7 +207,10 @@ mod tests {
         assert_eq!(directory.scan(), [], "a file that was just written may still grow");
         settle().await;
         assert_eq!(directory.scan(), [load(&path, "a")]);
+        while directory.notified.try_recv().is_ok() {}
         assert_eq!(directory.scan(), []);
+        settle().await;
+        assert!(directory.notified.try_recv().is_err(), "reading the directory is no change of it");
 
         std::fs::write(path.join("a.toml"), "").unwrap();
         std::fs::rename(path.join("c.wasm.tmp"), path.join("c.wasm")).unwrap();

@@ -1,17 +1,18 @@
 //! Events as plugins know them: their kinds, and batches of them in time order. It knows nothing of libbpf, of a
 //! plugin's run time, or of any input and output.
 
+mod batch;
 pub mod clock;
 pub mod decode;
 pub mod layout;
-pub mod syscalls;
+mod syscalls;
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+pub use batch::{Batch, Keep, Pick, Rows, Run, runs_for};
+pub use syscalls::{name as syscall_name, number as syscall_number};
 
 use crate::wit;
 use clock::Clock;
@@ -241,249 +242,9 @@ impl FromIterator<Kind> for KindSet {
     }
 }
 
-/// Consecutive events of one kind: rows `start..end` of the kind's column.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Run {
-    /// The kind.
-    pub kind: Kind,
-    /// The first row.
-    pub start: u32,
-    /// The row behind the last.
-    pub end: u32,
-}
-
-/// Events in time order. Shared by all plugins, never changed.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// The events by kind.
-    pub columns: Columns,
-    /// Their order across kinds: maximal runs of one kind, by time.
-    pub runs: Vec<Run>,
-}
-
-impl Batch {
-    /// Takes the events before `until` (nanoseconds since the epoch) out of `pending`, in time order. What is later
-    /// stays there.
-    pub fn cut(pending: &mut Columns, until: u64) -> Batch {
-        pending.sort();
-        let rest = pending.split_off(until);
-        let columns = std::mem::replace(pending, rest);
-        let runs = merge(&columns);
-        Batch { columns, runs }
-    }
-
-    /// How many events there are.
-    pub fn len(&self) -> usize {
-        self.runs.iter().map(|run| (run.end - run.start) as usize).sum()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.runs.is_empty()
-    }
-
-    /// When the last event happened.
-    pub fn last_time(&self) -> Option<u64> {
-        let last = self.runs.last()?;
-        self.columns.time(last.kind, last.end as usize - 1)
-    }
-}
-
-/// Which events of a batch the filters so far have kept. A kind without an entry is kept whole.
-#[derive(Clone, Debug, Default)]
-pub struct Keep(BTreeMap<Kind, Vec<bool>>);
-
-impl Keep {
-    /// Drops, of the rows given, those whose answer is false.
-    pub fn drop_rows(&mut self, rows: &Rows, answers: &[bool]) {
-        let count = rows.batch.columns.count(rows.kind);
-        let keep = self.0.entry(rows.kind).or_insert_with(|| vec![true; count]);
-        for (row, kept) in rows.iter().zip(answers) {
-            keep[row as usize] &= kept;
-        }
-    }
-
-    /// Drops all events of a kind.
-    pub fn drop_kind(&mut self, batch: &Batch, kind: Kind) {
-        self.0.insert(kind, vec![false; batch.columns.count(kind)]);
-    }
-
-    /// How many of a kind's events in a batch are kept.
-    pub fn count(&self, batch: &Batch, kind: Kind) -> usize {
-        match self.0.get(&kind) {
-            None => batch.columns.count(kind),
-            Some(keep) => keep.iter().filter(|kept| **kept).count(),
-        }
-    }
-
-    fn pick(&self, kind: Kind, range: Range<u32>) -> Pick {
-        match self.0.get(&kind) {
-            Some(keep) if keep[range.start as usize..range.end as usize].contains(&false) => {
-                Pick::Each(range.filter(|row| keep[*row as usize]).collect())
-            }
-            _ => Pick::Range(range),
-        }
-    }
-}
-
-/// Rows of a kind's column.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Pick {
-    /// Consecutive ones.
-    Range(Range<u32>),
-    /// Single ones, ascending.
-    Each(Vec<u32>),
-}
-
-/// Consecutive events of one kind that a plugin gets in one call.
-#[derive(Clone, Debug)]
-pub struct Rows {
-    /// The batch that holds them.
-    pub batch: Arc<Batch>,
-    /// Their kind.
-    pub kind: Kind,
-    /// Which of the kind's events.
-    pub pick: Pick,
-}
-
-impl Rows {
-    /// How many events.
-    pub fn len(&self) -> usize {
-        match &self.pick {
-            Pick::Range(range) => range.len(),
-            Pick::Each(rows) => rows.len(),
-        }
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The rows' numbers, ascending.
-    pub fn iter(&self) -> Box<dyn Iterator<Item = u32> + '_> {
-        match &self.pick {
-            Pick::Range(range) => Box::new(range.clone()),
-            Pick::Each(rows) => Box::new(rows.iter().copied()),
-        }
-    }
-
-    /// The same rows in pieces of at most `most`.
-    pub fn pieces(self, most: u32) -> Vec<Rows> {
-        let Rows { batch, kind, pick } = self;
-        let picks: Vec<Pick> = match pick {
-            Pick::Range(range) => {
-                let starts = range.clone().step_by(most as usize);
-                starts.map(|start| Pick::Range(start..range.end.min(start + most))).collect()
-            }
-            Pick::Each(rows) => rows.chunks(most as usize).map(|rows| Pick::Each(rows.to_vec())).collect(),
-        };
-        picks.into_iter().map(|pick| Rows { batch: batch.clone(), kind, pick }).collect()
-    }
-}
-
-/// What one plugin gets of a batch: the kept events of the kinds it wants, as maximal runs of one kind in time order.
-pub fn runs_for(batch: &Arc<Batch>, keep: &Keep, wanted: KindSet) -> Vec<Rows> {
-    let mut runs: Vec<Run> = Vec::new();
-    for run in batch.runs.iter().filter(|run| wanted.has(run.kind)) {
-        match runs.last_mut() {
-            Some(last) if last.kind == run.kind => last.end = run.end,
-            _ => runs.push(*run),
-        }
-    }
-    let rows = runs.into_iter().map(|run| Rows {
-        batch: batch.clone(),
-        kind: run.kind,
-        pick: keep.pick(run.kind, run.start..run.end),
-    });
-    let mut kept: Vec<Rows> = Vec::new();
-    for rows in rows.filter(|rows| !rows.is_empty()) {
-        match kept.last_mut() {
-            Some(last) if last.kind == rows.kind => {
-                let joined = last.iter().chain(rows.iter()).collect();
-                last.pick = Pick::Each(joined);
-            }
-            _ => kept.push(rows),
-        }
-    }
-    kept
-}
-
-/// Merges sorted columns by time. Of events with the same time the kind that stands first in the table comes first.
-fn merge(columns: &Columns) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
-    let mut heads: Vec<(u64, Kind, u32)> =
-        Kind::ALL.iter().filter_map(|kind| Some((columns.time(*kind, 0)?, *kind, 0))).collect();
-    while let Some(&(_, kind, start)) = heads.iter().min() {
-        let next_other = heads.iter().filter(|head| head.1 != kind).min().map(|head| (head.0, head.1));
-        let mut end = start + 1;
-        let mut time = columns.time(kind, end as usize);
-        while let Some(at) = time
-            && next_other.is_none_or(|other| (at, kind) < other)
-        {
-            end += 1;
-            time = columns.time(kind, end as usize);
-        }
-        runs.push(Run { kind, start, end });
-        heads.retain(|head| head.1 != kind);
-        heads.extend(time.map(|at| (at, kind, end)));
-    }
-    runs
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn fork(time: u64) -> wit::process::Fork {
-        wit::process::Fork { time, task: decode::tests::task(), child_pid: time as u32 }
-    }
-
-    fn alert(time: u64) -> wit::alerts::RaisedAlert {
-        let severity = wit::alerts::Severity::Low;
-        let (rule, message) = (String::new(), String::new());
-        let alert = wit::alerts::Alert { time, severity, rule, message, task: None, fields: vec![] };
-        wit::alerts::RaisedAlert { time, plugin: "p".into(), alert }
-    }
-
-    #[test]
-    fn a_batch_is_in_time_order_across_kinds_and_leaves_what_is_later() {
-        let mut pending = Columns {
-            fork: [5, 1, 2, 9, 3].map(fork).to_vec(),
-            alert: [4, 8, 2].map(alert).to_vec(),
-            ..Default::default()
-        };
-        let batch = Batch::cut(&mut pending, 8);
-        let runs: Vec<_> = batch.runs.iter().map(|run| (run.kind, run.start, run.end)).collect();
-        // fork 1 2 | alert 2 | fork 3 | alert 4 | fork 5: of equal times fork, first in the table, comes first.
-        use Kind::{Alert, Fork};
-        assert_eq!(runs, [(Fork, 0, 2), (Alert, 0, 1), (Fork, 2, 3), (Alert, 1, 2), (Fork, 3, 4)]);
-        assert_eq!(batch.len(), 6);
-        assert_eq!((pending.fork.len(), pending.alert.len()), (1, 1));
-        let rest = Batch::cut(&mut pending, u64::MAX);
-        assert_eq!((rest.columns.alert[0].time, rest.columns.fork[0].time), (8, 9));
-    }
-
-    #[test]
-    fn a_plugin_gets_maximal_runs_of_what_it_wants_and_filters_kept() {
-        let mut pending = Columns {
-            fork: [1, 2, 4, 6].map(fork).to_vec(),
-            alert: [3, 5, 7].map(alert).to_vec(),
-            ..Default::default()
-        };
-        let batch = Arc::new(Batch::cut(&mut pending, u64::MAX));
-        let only_forks = runs_for(&batch, &Keep::default(), [Kind::Fork].into_iter().collect());
-        assert_eq!(only_forks.iter().map(|rows| rows.pick.clone()).collect::<Vec<_>>(), [Pick::Range(0..4)]);
-
-        let mut keep = Keep::default();
-        keep.drop_rows(&Rows { batch: batch.clone(), kind: Kind::Fork, pick: Pick::Range(1..3) }, &[true, false]);
-        let all = runs_for(&batch, &keep, KindSet::all());
-        let times: Vec<Vec<u32>> = all.iter().map(|rows| rows.iter().collect()).collect();
-        // fork 1 2 | alert 3, fork 4 dropped, alert 5 | fork 6 | alert 7: the two alerts have become one run.
-        assert_eq!(times, [vec![0, 1], vec![0, 1], vec![3], vec![2]]);
-        assert_eq!(keep.count(&batch, Kind::Fork), 3);
-        assert_eq!(only_forks[0].clone().pieces(3).iter().map(Rows::len).collect::<Vec<_>>(), [3, 1]);
-    }
 
     #[test]
     fn an_unknown_kind_is_refused_with_the_known_ones() {

@@ -90,11 +90,11 @@ impl alerts::Host for State {
 
 impl syscalls::Host for State {
     fn name(&mut self, abi: Abi, number: u32) -> Option<String> {
-        crate::event::syscalls::name(abi, number).map(str::to_owned)
+        crate::event::syscall_name(abi, number).map(str::to_owned)
     }
 
     fn number(&mut self, abi: Abi, name: String) -> Option<u32> {
-        crate::event::syscalls::number(abi, &name)
+        crate::event::syscall_number(abi, &name)
     }
 }
 
