@@ -85,7 +85,7 @@ async fn run(line: &[(&'static str, PathBuf, &str)], repeat: usize) -> Outcome {
     }
     for _ in 0..repeat {
         let batch = Batch::cut(&mut recorded(), u64::MAX);
-        messages.send(Message::Batch(batch)).await.ok().unwrap();
+        messages.send(Message::Batch(Box::new(batch))).await.ok().unwrap();
     }
     messages.send(Message::Stop).await.ok().unwrap();
     let dispatched = dispatched.await.unwrap();

@@ -68,7 +68,7 @@ pub struct Place {
 /// What the dispatcher is told.
 pub enum Message {
     /// Events from the kernel.
-    Batch(Batch),
+    Batch(Box<Batch>),
     /// A plugin joins the line. One with the same name leaves between the same two batches.
     Join(Box<Member>),
     /// A plugin leaves the line. Its queue is closed.
@@ -114,7 +114,7 @@ impl Dispatcher {
             tokio::select! {
                 biased;
                 message = self.messages.recv() => match message {
-                    Some(Message::Batch(batch)) => self.dispatch(batch).await,
+                    Some(Message::Batch(batch)) => self.dispatch(*batch).await,
                     Some(Message::Join(member)) => self.join(*member),
                     Some(Message::Leave(name)) => self.leave(&name),
                     Some(Message::Stop) | None => break,

@@ -57,7 +57,7 @@ async fn run_plugins(config: Config) -> Result<()> {
         exclude_pid: Some(std::process::id()),
     };
     let to_dispatcher = messages.clone();
-    let deliver = move |batch| _ = to_dispatcher.blocking_send(Message::Batch(batch));
+    let deliver = move |batch| _ = to_dispatcher.blocking_send(Message::Batch(Box::new(batch)));
     let poller = Poller::start(narrowing, Box::new(deliver))?;
     let outlets = Outlets { output, inbox: inbox.clone(), processes };
     let duration = config.duration;

@@ -37,12 +37,15 @@ pub struct Source {
     pub sums: Option<Sums>,
 }
 
+/// Makes a record of an entry's key and value and the boot time of the interval's end.
+pub type SumRecord = fn(&[u8], &[u8], u64) -> Option<Vec<u8>>;
+
 /// Events that are summed in the kernel, and read at the end of each interval.
 pub struct Sums {
     /// Two maps: the programs sum into one while the other is read.
     pub maps: [&'static str; 2],
-    /// Makes a record, for the decoder, of an entry's key and value and the boot time of the interval's end.
-    pub record: fn(&[u8], &[u8], u64) -> Option<Vec<u8>>,
+    /// Makes a record, for the decoder, of an entry.
+    pub record: SumRecord,
 }
 
 impl Source {

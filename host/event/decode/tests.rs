@@ -4,7 +4,10 @@ use serde_json::json;
 
 use super::*;
 use crate::event::layout::bytes_of;
-use crate::event::layout::c::{exec_flag, exec_record, exit_record, fork_record};
+use crate::event::layout::c::{
+    cgroup_record, count_key, count_value, exec_flag, exec_record, exit_record, fork_record, seccomp_did,
+    seccomp_record, syscall_abi, syscall_record, syscall_return_record, tcp_record,
+};
 use crate::event::{Columns, decode};
 
 /// A task for other modules' tests.
@@ -122,10 +125,185 @@ fn fork() {
     assert_eq!(serde_json::to_value(&columns.fork[0]).unwrap(), with_task(TIME, json!({"child_pid": 1300})));
 }
 
+fn start(kind: record_kind, length: usize) -> record_start {
+    record_start { kind: kind.0, length: length as u32, time: 1_000_000_001 }
+}
+
+fn syscall_bytes() -> Vec<u8> {
+    let task = raw_task();
+    let record = syscall_record {
+        start: start(record_kind::RECORD_SYSCALL, size_of::<syscall_record>()),
+        start_time: task.start_time,
+        cgroup: task.cgroup,
+        comm: task.comm,
+        pid: task.pid,
+        tid: task.tid,
+        ppid: task.ppid,
+        uid: task.uid,
+        gid: task.gid,
+        number: 257,
+        args: [1, 2, 3, 4, 5, u64::MAX],
+        abi: syscall_abi::ABI_COMPAT.0 as u8,
+        padding: [0; 7],
+    };
+    bytes_of(&record).to_vec()
+}
+
+fn syscall_return_bytes() -> Vec<u8> {
+    let task = raw_task();
+    let record = syscall_return_record {
+        start: start(record_kind::RECORD_SYSCALL_RETURN, size_of::<syscall_return_record>()),
+        start_time: task.start_time,
+        cgroup: task.cgroup,
+        comm: task.comm,
+        pid: task.pid,
+        tid: task.tid,
+        ppid: task.ppid,
+        uid: task.uid,
+        gid: task.gid,
+        number: 257,
+        value: -13,
+        duration: 7,
+        abi: syscall_abi::ABI_NATIVE.0 as u8,
+        padding: [0; 7],
+    };
+    bytes_of(&record).to_vec()
+}
+
+fn syscall_count_bytes() -> Vec<u8> {
+    let key = count_key { pid: 1234, number: 110, abi: syscall_abi::ABI_X32.0, padding: 0 };
+    let value = count_value { count: 5, errors: 2, total_time: 9, task: raw_task() };
+    syscall::count_record(bytes_of(&key), bytes_of(&value), 1_000_000_001).unwrap()
+}
+
+fn tcp_bytes(kind: record_kind) -> Vec<u8> {
+    let mut mapped = [0; 16];
+    mapped[10..].copy_from_slice(&[0xff, 0xff, 10, 0, 0, 1]);
+    let mut ipv6 = [0; 16];
+    (ipv6[0], ipv6[15]) = (0xfd, 2);
+    let is_close = kind.0 == record_kind::RECORD_TCP_CLOSE.0;
+    let record = tcp_record {
+        header: header(kind, size_of::<tcp_record>()),
+        sent_bytes: 10,
+        received_bytes: 20,
+        duration: 30,
+        source_address: if is_close { ipv6 } else { mapped },
+        destination_address: if is_close { ipv6 } else { mapped },
+        source_port: 40_000,
+        destination_port: 443,
+        net_ns: 14,
+        error: 111,
+        incoming: 1,
+        is_ipv6: 1,
+    };
+    bytes_of(&record).to_vec()
+}
+
+fn cgroup_bytes(kind: record_kind) -> Vec<u8> {
+    let path = b"/docker/4f5e";
+    let record = cgroup_record {
+        header: header(kind, size_of::<cgroup_record>() + path.len()),
+        id: 99,
+        level: 2,
+        hierarchy: 0,
+        path_length: path.len() as u32,
+        padding: 0,
+    };
+    [bytes_of(&record), path].concat()
+}
+
+fn seccomp_bytes(action: seccomp_did, code: u32) -> Vec<u8> {
+    let record = seccomp_record {
+        header: header(record_kind::RECORD_SECCOMP_ACTION, size_of::<seccomp_record>()),
+        number: 110,
+        abi: syscall_abi::ABI_NATIVE.0,
+        action: action.0,
+        code,
+    };
+    bytes_of(&record).to_vec()
+}
+
+/// A flat record's fields: those of the task that it has, in its own order.
+fn flat(mut fields: serde_json::Value) -> serde_json::Value {
+    let task = json!({
+        "time": TIME, "start_time": "2023-11-14T22:13:20.500000000Z", "cgroup": 77, "comm": "curl", "pid": 1234, "tid": 1235,
+        "ppid": 1200, "uid": 1000, "gid": 1001, "number": 257,
+    });
+    fields.as_object_mut().unwrap().extend(task.as_object().unwrap().clone());
+    fields
+}
+
+#[test]
+fn syscalls() {
+    let args = json!({
+        "arg0": 1, "arg1": 2, "arg2": 3, "arg3": 4, "arg4": 5, "arg5": u64::MAX, "abi": "compat",
+    });
+    assert_eq!(serde_json::to_value(decoded(&syscall_bytes()).syscall[0]).unwrap(), flat(args));
+    let value = json!({"value": -13, "duration": 7, "abi": "native"});
+    assert_eq!(serde_json::to_value(decoded(&syscall_return_bytes()).syscall_return[0]).unwrap(), flat(value));
+    let count = json!({"number": 110, "abi": "x32", "count": 5, "errors": 2, "total_time": 9});
+    let columns = decoded(&syscall_count_bytes());
+    assert_eq!(serde_json::to_value(&columns.syscall_count[0]).unwrap(), with_task(TIME, count));
+}
+
+#[test]
+fn tcp_connections() {
+    let ipv4 = json!({
+        "family": "ipv4", "source_address": "10.0.0.1", "source_port": 40_000, "destination_address": "10.0.0.1",
+        "destination_port": 443, "net_ns": 14,
+    });
+    let with = |ends: &serde_json::Value, more: serde_json::Value| {
+        let mut all = ends.clone();
+        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        with_task(TIME, all)
+    };
+    let connect = &decoded(&tcp_bytes(record_kind::RECORD_TCP_CONNECT)).tcp_connect[0];
+    assert_eq!(serde_json::to_value(connect).unwrap(), with(&ipv4, json!({"error": 111, "duration": 30})));
+    let accept = &decoded(&tcp_bytes(record_kind::RECORD_TCP_ACCEPT)).tcp_accept[0];
+    assert_eq!(serde_json::to_value(accept).unwrap(), with(&ipv4, json!({})));
+    let ipv6 = json!({
+        "family": "ipv6", "source_address": "fd00::2", "source_port": 40_000, "destination_address": "fd00::2",
+        "destination_port": 443, "net_ns": 14,
+    });
+    let close = &decoded(&tcp_bytes(record_kind::RECORD_TCP_CLOSE)).tcp_close[0];
+    let more = json!({"direction": "incoming", "sent_bytes": 10, "received_bytes": 20, "duration": 30});
+    assert_eq!(serde_json::to_value(close).unwrap(), with(&ipv6, more));
+}
+
+#[test]
+fn cgroups() {
+    let fields = json!({"id": 99, "path": "/docker/4f5e", "level": 2, "hierarchy": 0});
+    let created = &decoded(&cgroup_bytes(record_kind::RECORD_CGROUP_CREATED)).cgroup_created[0];
+    assert_eq!(serde_json::to_value(created).unwrap(), with_task(TIME, fields.clone()));
+    let removed = &decoded(&cgroup_bytes(record_kind::RECORD_CGROUP_REMOVED)).cgroup_removed[0];
+    assert_eq!(serde_json::to_value(removed).unwrap(), with_task(TIME, fields));
+}
+
+#[test]
+fn seccomp_actions() {
+    let fields = json!({"number": 110, "abi": "native", "action": "errno", "errno": 13, "signal": null});
+    let errno = &decoded(&seccomp_bytes(seccomp_did::SECCOMP_ERRNO, 13)).seccomp_action[0];
+    assert_eq!(serde_json::to_value(errno).unwrap(), with_task(TIME, fields));
+    let fields = json!({"number": 110, "abi": "native", "action": "kill_process", "errno": null, "signal": 31});
+    let kill = &decoded(&seccomp_bytes(seccomp_did::SECCOMP_KILL_PROCESS, 31)).seccomp_action[0];
+    assert_eq!(serde_json::to_value(kill).unwrap(), with_task(TIME, fields));
+}
+
 #[test]
 fn bytes_that_make_no_sense_are_an_error_and_never_a_panic() {
     let mut columns = Columns::default();
-    for fixture in [exec_bytes(), exit_bytes(0), fork_bytes()] {
+    let fixtures = [
+        exec_bytes(),
+        exit_bytes(0),
+        fork_bytes(),
+        syscall_bytes(),
+        syscall_return_bytes(),
+        syscall_count_bytes(),
+        tcp_bytes(record_kind::RECORD_TCP_CLOSE),
+        cgroup_bytes(record_kind::RECORD_CGROUP_CREATED),
+        seccomp_bytes(seccomp_did::SECCOMP_TRAP, 31),
+    ];
+    for fixture in fixtures {
         for length in 0..fixture.len() {
             assert_eq!(decode(&fixture[..length], &clock(), &mut columns), Err(DecodeError::Short));
         }
