@@ -44,6 +44,16 @@ struct {
 	__type(value, __u8);
 } only_pids SEC(".maps"), only_uids SEC(".maps");
 
+/* The deepest cgroup that is looked for above a task's own; containers of Kubernetes are at 5 to 7. */
+#define CGROUP_DEPTH 16
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, NARROWING_ENTRIES);
+	__type(key, __u64);
+	__type(value, __u8);
+} only_cgroups SEC(".maps");
+
 struct comm_key {
 	char comm[COMM_BYTES];
 };
@@ -62,6 +72,20 @@ static __always_inline bool wanted(enum record_kind kind)
 	return bits && (*bits & (1ULL << kind));
 }
 
+/* Whether the current task is in one of the cgroups wanted, or below one. */
+static __always_inline bool in_wanted_cgroup(void)
+{
+	for (int level = 0; level < CGROUP_DEPTH; level++) {
+		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
+		if (!id)
+			break;
+		if (bpf_map_lookup_elem(&only_cgroups, &id))
+			return true;
+	}
+	return false;
+}
+
+/* For the current task, or the leader of its process. */
 static __always_inline bool narrowed_out(struct task_struct *task)
 {
 	if (narrowing.exclude_pid || narrowing.pids) {
@@ -76,6 +100,8 @@ static __always_inline bool narrowed_out(struct task_struct *task)
 		if (!bpf_map_lookup_elem(&only_uids, &uid))
 			return true;
 	}
+	if (narrowing.cgroups && !in_wanted_cgroup())
+		return true;
 	if (narrowing.comms) {
 		struct comm_key key = {};
 		BPF_CORE_READ_STR_INTO(&key.comm, task, comm);

@@ -66,6 +66,7 @@ struct narrowing {
 	__u32 pids; /* entries of only_pids; 0: every process */
 	__u32 comms;
 	__u32 uids;
+	__u32 cgroups;
 	__u32 exclude_pid; /* 0: none */
 };
 

@@ -80,6 +80,21 @@ fn without_privilege_it_says_what_is_needed() {
 }
 
 #[test]
+fn a_kernel_that_says_nothing_of_its_types_is_named() {
+    if !can_load_bpf() {
+        return;
+    }
+    let script = format!(
+        "mount -t tmpfs none /sys/kernel/btf && exec {} --plugin {}",
+        env!("CARGO_BIN_EXE_eunomia-host"),
+        plugin("json-log").display()
+    );
+    let output = Command::new("unshare").args(["-m", "sh", "-c", &script]).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && text.contains("CONFIG_DEBUG_INFO_BTF"), "{text}");
+}
+
+#[test]
 fn the_same_plugin_twice_is_refused_and_the_first_runs() {
     if !can_load_bpf() {
         return;

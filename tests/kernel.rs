@@ -4,8 +4,10 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -87,12 +89,21 @@ fn narrowing_leaves_out_the_others_in_the_kernel() {
     }
     let json_log = plugin("json-log");
     let by_uid = Host::start(&["--plugin", json_log.to_str().unwrap(), "--uid", "65534"]);
+    let mut watched = Command::new("sh").args(["-c", "read line; exec /bin/true"]).stdin(Stdio::piped()).spawn().unwrap();
+    let pid = watched.id();
+    let by_pid = Host::start(&["--plugin", json_log.to_str().unwrap(), "--pid", &pid.to_string()]);
     let by_comm = Host::start(&["--plugin", json_log.to_str().unwrap(), "--comm", "true"]);
     for _ in 0..20 {
         Command::new("/bin/true").status().unwrap();
         Command::new("/bin/true").uid(65534).status().unwrap();
         Command::new("/bin/false").status().unwrap();
     }
+    watched.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    watched.wait().unwrap();
+    let (lines, _) = by_pid.stop();
+    let kinds: Vec<_> = lines.iter().map(|line| line["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["exec", "exit"]);
+    assert!(lines.iter().all(|line| line["pid"] == pid));
     let (lines, summary) = by_uid.stop();
     assert!(lines.iter().all(|line| line["uid"] == 65534));
     assert_eq!(of_kind(&lines, "exec").count(), 20);
@@ -116,7 +127,11 @@ fn plugins_come_change_and_go_with_their_files() {
     let run = |host: &mut Host| {
         Command::new(&shell).args(["-c", "true"]).status().unwrap();
         let is_it = |line: &Value| line["kind"] == "alert" && line.to_string().contains(shell.to_str().unwrap());
-        let (_, after) = host.expect("alert of the shell in the temporary folder", is_it);
+        let (alert, after) = host.expect("alert of the shell in the temporary folder", is_it);
+        // The host looked its parent, this test, up in the table of processes.
+        let parent = fs::read_to_string(format!("/proc/{}/comm", std::process::id())).unwrap();
+        let ancestors = alert["alert"]["fields"]["ancestors"].as_str().unwrap();
+        assert!(ancestors.starts_with(&format!("{} < ", parent.trim())), "{ancestors}");
         assert!(after < Duration::from_secs(1), "alerted after {after:?}");
     };
 
@@ -184,7 +199,7 @@ fn a_reader_who_goes_away_ends_it_quietly() {
         env!("CARGO_BIN_EXE_eunomia-host"),
         plugin("json-log").display()
     );
-    let child = Command::new("sh").args(["-c", &script]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let child = Command::new("sh").args(["-c", &script]).stderr(Stdio::piped()).spawn().unwrap();
     let gone = Arc::new(AtomicBool::new(false));
     let until = gone.clone();
     let noise = std::thread::spawn(move || {
@@ -212,4 +227,27 @@ fn the_host_itself_is_left_out() {
     let (lines, _) = host.stop();
     assert!(of_kind(&lines, "syscall-count").count() > 0);
     assert!(lines.iter().all(|line| line["pid"] != pid), "its own calls would feed themselves");
+}
+
+#[test]
+fn narrowing_to_a_cgroup_takes_in_what_is_below() {
+    if !can_load_bpf() {
+        return;
+    }
+    let tree = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].into_iter().find(|tree| Path::new(tree).join("cgroup.procs").exists());
+    let name = format!("eunomia-narrow-{}", std::process::id());
+    let outer = Path::new(tree.expect("a unified tree")).join(&name);
+    let inner = outer.join("inner");
+    fs::create_dir_all(&inner).unwrap();
+    let host = Host::start(&["--plugin", plugin("json-log").to_str().unwrap(), "--events", "exec", "--cgroup", &name]);
+    for _ in 0..10 {
+        let script = format!("echo $$ > {}/cgroup.procs; exec /bin/true inside", inner.display());
+        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+        Command::new("/bin/true").arg("outside").status().unwrap();
+    }
+    let (lines, _) = host.stop();
+    fs::remove_dir(&inner).unwrap();
+    fs::remove_dir(&outer).unwrap();
+    assert_eq!(lines.len(), 10);
+    assert!(lines.iter().all(|line| line["args"][1] == "inside"));
 }

@@ -82,6 +82,9 @@ struct RunArgs {
     /// Only events of this user id (may be repeated)
     #[arg(long = "uid", value_name = "N")]
     uids: Vec<u32>,
+    /// Only events of this cgroup and those below it, by path or id (may be repeated)
+    #[arg(long = "cgroup", value_name = "PATH")]
+    cgroups: Vec<String>,
     /// Use only these hooks, to see what they give; `eunomia-host sources` lists them
     #[arg(long, value_name = "HOOK,...", value_delimiter = ',')]
     hooks: Vec<String>,
@@ -111,6 +114,8 @@ struct ConfigFile {
     #[serde(default)]
     uids: Vec<u32>,
     #[serde(default)]
+    cgroups: Vec<String>,
+    #[serde(default)]
     hooks: Vec<String>,
     #[serde(rename = "duration_seconds")]
     duration: Option<f64>,
@@ -136,6 +141,8 @@ pub struct Config {
     pub comms: Vec<String>,
     /// Only these users; all when empty.
     pub uids: Vec<u32>,
+    /// Only these cgroups, by path or id; all when empty.
+    pub cgroups: Vec<String>,
     /// Only these hooks; any when empty.
     pub hooks: Vec<String>,
     /// How long to run.
@@ -172,6 +179,7 @@ impl RunArgs {
             pids: or_else(self.pids, file.pids),
             comms: or_else(self.comms, file.comms),
             uids: or_else(self.uids, file.uids),
+            cgroups: or_else(self.cgroups, file.cgroups),
             hooks: or_else(self.hooks, file.hooks),
             duration: duration.context("the duration must be a positive number of seconds")?,
             alerts: self.alerts.or(file.alerts).unwrap_or_default(),

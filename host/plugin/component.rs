@@ -209,6 +209,22 @@ mod tests {
         assert!(format!("{error:#}").contains("copy it whole"), "{error:#}");
     }
 
+    fn check(component: &str) -> String {
+        let runtime = Runtime::new().unwrap();
+        let bytes = wat::parse_str(component).unwrap();
+        Compiled::new(&runtime, &bytes).unwrap().check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_this_host_lacks_is_named() {
+        let unknown = check(r#"(component (import "foo:bar/baz@1.0.0" (instance (export "f" (func)))))"#);
+        assert!(unknown.contains("foo:bar/baz@1.0.0"), "{unknown}");
+        let network = check(r#"(component (import "wasi:http/types@0.2.6" (instance (export "f" (func)))))"#);
+        assert!(network.contains("wasi:http/types@0.2.6"), "{network}");
+        let newer = check(r#"(component (import "eunomia:plugin/alerts@0.9.0" (instance (export "raise" (func)))))"#);
+        assert!(newer.contains("built for eunomia:plugin/alerts@0.9.0") && newer.contains("0.1.0"), "{newer}");
+    }
+
     #[test]
     fn a_component_that_exports_nothing_known_is_refused_with_what_it_could_export() {
         let runtime = Runtime::new().unwrap();

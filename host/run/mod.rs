@@ -54,6 +54,7 @@ async fn run_plugins(config: Config) -> Result<()> {
         pids: config.pids.clone(),
         comms: config.comms.clone(),
         uids: config.uids.clone(),
+        cgroups: config.cgroups.iter().map(|name| source::cgroup_id(name)).collect::<Result<_>>()?,
         exclude_pid: Some(std::process::id()),
     };
     let to_dispatcher = messages.clone();

@@ -1,5 +1,11 @@
 //! Source cgroup: control groups made and removed.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
 use super::{Rung, Source};
 
 /// Room for some 5,000 events.
@@ -17,3 +23,21 @@ pub static CGROUP: Source = Source {
     ],
     sums: None,
 };
+
+/// The id of a cgroup, given as that or as its path in the unified tree, such as `/system.slice/nginx.service`.
+pub fn cgroup_id(name: &str) -> Result<u64> {
+    if let Ok(id) = name.parse() {
+        return Ok(id);
+    }
+    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot find the tree of cgroups")?;
+    let tree = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (path, kind) = (fields.nth(1)?, fields.next()?);
+        (kind == "cgroup2").then_some(path)
+    });
+    let tree = tree.context("the unified tree of cgroups is not mounted: mount -t cgroup2 none /sys/fs/cgroup")?;
+    let path = Path::new(tree).join(name.trim_start_matches('/'));
+    let metadata = fs::metadata(&path)
+        .with_context(|| format!("there is no cgroup {name} ({}); /proc/PID/cgroup shows a process's", path.display()))?;
+    Ok(metadata.ino())
+}

@@ -85,6 +85,7 @@ pub fn open_and_load(source: &Source, programs: &[&str], narrowing: Option<&Narr
         };
         fill(&object, "only_pids", narrowing.pids.iter().map(|pid| pid.to_ne_bytes().to_vec()))?;
         fill(&object, "only_uids", narrowing.uids.iter().map(|uid| uid.to_ne_bytes().to_vec()))?;
+        fill(&object, "only_cgroups", narrowing.cgroups.iter().map(|id| id.to_ne_bytes().to_vec()))?;
         fill(&object, "only_comms", narrowing.comms.iter().map(comm))?;
     }
     Ok(object)
@@ -96,7 +97,7 @@ fn prepare(open: &mut OpenObject, source: &Source, narrowing: Option<&Narrowing>
         if name == "events" {
             map.set_max_entries(source.ring_bytes)?;
         } else if name == ".rodata.narrowing"
-            && let Some(Narrowing { hooks: _, pids, comms, uids, exclude_pid }) = narrowing
+            && let Some(Narrowing { hooks: _, pids, comms, uids, cgroups, exclude_pid }) = narrowing
             && let Some(bytes) = map.initial_value_mut()
         {
             let count = |list: usize| u32::try_from(list).unwrap_or(u32::MAX);
@@ -104,6 +105,7 @@ fn prepare(open: &mut OpenObject, source: &Source, narrowing: Option<&Narrowing>
                 pids: count(pids.len()),
                 comms: count(comms.len()),
                 uids: count(uids.len()),
+                cgroups: count(cgroups.len()),
                 exclude_pid: exclude_pid.unwrap_or(0),
             };
             let value = bytes_of(&value);

@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+pub use cgroup::cgroup_id;
 pub use process::{process_of, running_processes};
 
 use crate::event::{Batch, Kind, KindSet};
@@ -76,6 +77,8 @@ pub struct Narrowing {
     pub comms: Vec<String>,
     /// Real user ids.
     pub uids: Vec<u32>,
+    /// Ids of cgroups in the unified tree; what is below them counts as in them.
+    pub cgroups: Vec<u64>,
     /// A process that is left out whatever else is said: the host itself.
     pub exclude_pid: Option<u32>,
 }

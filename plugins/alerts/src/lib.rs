@@ -11,6 +11,9 @@ use serde::Deserialize;
 use pipes::Pipes;
 use rules::Rule;
 
+/// How far up an alert tells of a process's ancestors.
+const MAX_ANCESTORS: usize = 8;
+
 #[derive(Default)]
 struct Alerts {
     rules: Vec<Rule>,
@@ -53,14 +56,28 @@ impl Plugin for Alerts {
     }
 }
 
+/// The names of the processes above, the nearest first: `bash < sshd < systemd`.
+fn ancestors(event: &Exec) -> String {
+    let mut names = Vec::new();
+    let mut pid = event.task.ppid;
+    while names.len() < MAX_ANCESTORS
+        && pid != 0
+        && let Some(process) = processes::lookup(pid, None)
+    {
+        names.push(process.comm);
+        pid = process.ppid;
+    }
+    names.join(" < ")
+}
+
 impl OnExec for Alerts {
     fn on_exec(&mut self, events: Vec<Exec>) {
         for event in &events {
             // One alert an event: the first rule that fits, the settings' before the plugin's own.
             if let Some(rule) = self.rules.iter().find(|rule| rule.fits(event)) {
-                rule.alert(event).raise();
+                rule.alert(event).field("ancestors", ancestors(event)).raise();
             } else if let Some(alert) = self.pipes.watch(event) {
-                alert.raise();
+                alert.field("ancestors", ancestors(event)).raise();
             }
         }
     }
