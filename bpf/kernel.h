@@ -135,7 +135,39 @@ struct user_namespace {
 	struct ns_common ns;
 };
 
+struct xarray {
+	void *xa_head;
+};
+
+struct idr {
+	struct xarray idr_rt;
+};
+
+struct xa_node {
+	unsigned char shift;
+	void *slots[64];
+};
+
+struct kern_ipc_perm {
+	int id;
+	int key;
+	kuid_t uid;
+	kgid_t gid;
+	kuid_t cuid;
+	kgid_t cgid;
+};
+
+struct ipc_ids {
+	int in_use;
+	struct idr ipcs_idr;
+};
+
+struct ipc_namespace {
+	struct ipc_ids ids[3];
+};
+
 struct nsproxy {
+	struct ipc_namespace *ipc_ns;
 	struct mnt_namespace *mnt_ns;
 };
 

@@ -1,4 +1,4 @@
-//! The sources syscall, tcp and cgroup on the running kernel: workloads whose true figures are known, by every rung. Needs
+//! The sources syscall, tcp, ipc and cgroup on the running kernel: workloads whose true figures are known, by every rung. Needs
 //! root.
 
 mod support;
@@ -9,6 +9,7 @@ use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 
 use eunomia_host::event::{Columns, Kind, KindSet};
+use eunomia_host::wit::ipc::{ObjectKind, Verdict};
 use eunomia_host::wit::syscall::Abi;
 use eunomia_host::wit::tcp::{Direction, Family};
 use support::{hooks, watch};
@@ -76,6 +77,69 @@ fn calls_and_returns_are_seen_one_by_one_with_their_arguments() {
         assert!(returns.iter().all(|back| back.duration > 0 && back.start_time == calls[0].start_time));
         let thread = fs::read_to_string("/proc/thread-self/comm").unwrap();
         assert_eq!(calls[0].comm.low.to_le_bytes()[..4], thread.as_bytes()[..4]);
+    }
+}
+
+/// Makes three objects as root, accesses each, then tries two as nobody. perl speaks System V without any package.
+const IPC_WORKLOAD: &str = r#"
+    use constant TIMES => 50;
+    my $key = 0x45554e4f;
+    my $shm = shmget($key, 4096, 01600) // die "shmget: $!";
+    my $msg = msgget($key, 01600) // die "msgget: $!";
+    my $sem = semget($key, 1, 01600) // die "semget: $!";
+    my $bytes;
+    for (1 .. TIMES) {
+        msgsnd($msg, pack("l! a*", 1, "x"), 0) or die "msgsnd: $!";
+        msgrcv($msg, $bytes, 10, 0, 0) or die "msgrcv: $!";
+        semop($sem, pack("s!3", 0, 1, 0)) or die "semop: $!";
+        defined(shmget($key, 4096, 0600)) or die "shmget: $!";
+    }
+    if (!fork) {
+        ($(, $)) = (65534, "65534 65534");
+        ($<, $>) = (65534, 65534);
+        for (1 .. TIMES) {
+            defined(shmget($key, 4096, 0600)) and die "not denied";
+            msgsnd($msg, pack("l! a*", 1, "x"), 0) and die "not denied";
+        }
+        exit 0;
+    }
+    wait;
+    my $status = $?;
+    shmctl($shm, 0, 0); msgctl($msg, 0, 0); semctl($sem, 0, 0, 0);
+    exit($status ? 1 : 0);
+"#;
+
+#[test]
+fn access_to_system_v_objects_is_seen_with_owners_and_verdict() {
+    const TIMES: usize = 50;
+    for hook in hooks() {
+        let mut pid = 0;
+        let seen = watch(hook, set(&[Kind::IpcAccess]), || {
+            let mut child = std::process::Command::new("perl").args(["-e", IPC_WORKLOAD]).spawn().unwrap();
+            pid = child.id();
+            assert!(child.wait().unwrap().success());
+        });
+        let count = |object, permission, verdict, uid: u32| {
+            let found = seen.ipc_access.iter().filter(|access| {
+                (access.object, access.permission, access.verdict, access.task.uid)
+                    == (object, permission, verdict, uid)
+                    && access.key == 0x4555_4e4f
+            });
+            found.count()
+        };
+        let own = seen.ipc_access.iter().filter(|access| access.task.pid == pid);
+        // Three kinds of access and one by key, TIMES each, and the three removals.
+        assert_eq!(own.count(), 4 * TIMES + 3, "{hook}");
+        assert_eq!(count(ObjectKind::Msg, 2, Verdict::Allowed, 0), TIMES, "{hook}: msgsnd");
+        assert_eq!(count(ObjectKind::Msg, 4, Verdict::Allowed, 0), TIMES, "{hook}: msgrcv");
+        assert_eq!(count(ObjectKind::Sem, 2, Verdict::Allowed, 0), TIMES, "{hook}: semop");
+        assert_eq!(count(ObjectKind::Shm, 6, Verdict::Allowed, 0), TIMES, "{hook}: shmget of what is there");
+        assert_eq!(count(ObjectKind::Shm, 6, Verdict::Denied, 65534), TIMES, "{hook}: shmget refused");
+        assert_eq!(count(ObjectKind::Msg, 2, Verdict::Denied, 65534), TIMES, "{hook}: msgsnd refused");
+        for access in seen.ipc_access.iter().filter(|access| access.id.is_some() && access.key == 0x4555_4e4f) {
+            let owners = access.ownership.as_ref().unwrap();
+            assert_eq!((owners.uid, owners.gid, owners.creator_uid, owners.creator_gid), (0, 0, 0, 0));
+        }
     }
 }
 

@@ -44,6 +44,7 @@ plain! {
     c::count_value: 3 * 8 + TASK;
     c::syscall_count_record: HEADER + 3 * 8 + 2 * 4;
     c::tcp_record: HEADER + 3 * 8 + 2 * 16 + 6 * 4;
+    c::ipc_record: HEADER + 10 * 4;
     c::seccomp_record: HEADER + 4 * 4;
     c::cgroup_record: HEADER + 8 + 4 * 4;
 }

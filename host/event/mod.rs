@@ -169,6 +169,8 @@ kinds! {
     /// A cgroup was removed.
     CgroupRemoved, cgroup_removed, wit::cgroup::CgroupRemoved, "cgroup-removed", "cgroup",
         RECORD_CGROUP_REMOVED => decode::cgroup::cgroup_removed;
+    /// A System V object was accessed.
+    IpcAccess, ipc_access, wit::ipc::IpcAccess, "ipc-access", "ipc", RECORD_IPC_ACCESS => decode::ipc::ipc_access;
     /// A seccomp filter stopped a system call.
     SeccompAction, seccomp_action, wit::seccomp::SeccompAction, "seccomp-action", "seccomp",
         RECORD_SECCOMP_ACTION => decode::seccomp::seccomp_action;

@@ -37,7 +37,8 @@ pub fn cgroup_id(name: &str) -> Result<u64> {
     });
     let tree = tree.context("the unified tree of cgroups is not mounted: mount -t cgroup2 none /sys/fs/cgroup")?;
     let path = Path::new(tree).join(name.trim_start_matches('/'));
-    let metadata = fs::metadata(&path)
-        .with_context(|| format!("there is no cgroup {name} ({}); /proc/PID/cgroup shows a process's", path.display()))?;
+    let metadata = fs::metadata(&path).with_context(|| {
+        format!("there is no cgroup {name} ({}); /proc/PID/cgroup shows a process's", path.display())
+    })?;
     Ok(metadata.ino())
 }

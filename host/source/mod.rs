@@ -3,6 +3,7 @@
 
 mod cgroup;
 mod clock;
+mod ipc;
 mod load;
 mod poll;
 mod process;
@@ -22,7 +23,8 @@ pub use process::{process_of, running_processes};
 use crate::event::{Batch, Kind, KindSet};
 
 /// The sources, one line each. What a source is stands in its own file.
-pub static SOURCES: &[&Source] = &[&process::PROCESS, &syscall::SYSCALL, &tcp::TCP, &seccomp::SECCOMP, &cgroup::CGROUP];
+pub static SOURCES: &[&Source] =
+    &[&process::PROCESS, &syscall::SYSCALL, &tcp::TCP, &ipc::IPC, &seccomp::SECCOMP, &cgroup::CGROUP];
 
 /// A source of events: one BPF object, and the ways to attach it.
 pub struct Source {

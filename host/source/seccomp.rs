@@ -19,4 +19,4 @@ pub static SECCOMP: Source = Source {
 };
 
 /// What tracepoints on calls and returns cannot see.
-const MISSES: &str = "calls that a filter only logs or hands to a tracer, a supervisor's answer from an error";
+const MISSES: &str = "calls that a filter only logs or hands to a tracer; whether a supervisor answered";

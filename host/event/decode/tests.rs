@@ -5,8 +5,8 @@ use serde_json::json;
 use super::*;
 use crate::event::layout::bytes_of;
 use crate::event::layout::c::{
-    cgroup_record, count_key, count_value, exec_flag, exec_record, exit_record, fork_record, seccomp_did,
-    seccomp_record, syscall_abi, syscall_record, syscall_return_record, tcp_record,
+    cgroup_record, count_key, count_value, exec_flag, exec_record, exit_record, fork_record, ipc_object, ipc_record,
+    seccomp_did, seccomp_record, syscall_abi, syscall_record, syscall_return_record, tcp_record,
 };
 use crate::event::{Columns, decode};
 
@@ -223,6 +223,23 @@ fn seccomp_bytes(action: seccomp_did, code: u32) -> Vec<u8> {
     bytes_of(&record).to_vec()
 }
 
+fn ipc_bytes(known: u32) -> Vec<u8> {
+    let record = ipc_record {
+        header: header(record_kind::RECORD_IPC_ACCESS, size_of::<ipc_record>()),
+        object: ipc_object::IPC_MSG.0,
+        key: -5,
+        id: 32_769,
+        permission: 2,
+        known,
+        uid: 1,
+        gid: 2,
+        creator_uid: 3,
+        creator_gid: 4,
+        denied: 1 - known,
+    };
+    bytes_of(&record).to_vec()
+}
+
 /// A flat record's fields: those of the task that it has, in its own order.
 fn flat(mut fields: serde_json::Value) -> serde_json::Value {
     let task = json!({
@@ -280,6 +297,20 @@ fn cgroups() {
 }
 
 #[test]
+fn ipc_accesses() {
+    let owners = json!({"uid": 1, "gid": 2, "creator_uid": 3, "creator_gid": 4});
+    let fields = json!({
+        "object": "msg", "key": -5, "id": 32_769, "permission": 2, "ownership": owners, "verdict": "allowed",
+    });
+    let allowed = &decoded(&ipc_bytes(1)).ipc_access[0];
+    assert_eq!(serde_json::to_value(allowed).unwrap(), with_task(TIME, fields));
+    let fields =
+        json!({"object": "msg", "key": -5, "id": null, "permission": 2, "ownership": null, "verdict": "denied"});
+    let denied = &decoded(&ipc_bytes(0)).ipc_access[0];
+    assert_eq!(serde_json::to_value(denied).unwrap(), with_task(TIME, fields));
+}
+
+#[test]
 fn seccomp_actions() {
     let fields = json!({"number": 110, "abi": "native", "action": "errno", "errno": 13, "signal": null});
     let errno = &decoded(&seccomp_bytes(seccomp_did::SECCOMP_ERRNO, 13)).seccomp_action[0];
@@ -302,6 +333,7 @@ fn bytes_that_make_no_sense_are_an_error_and_never_a_panic() {
         tcp_bytes(record_kind::RECORD_TCP_CLOSE),
         cgroup_bytes(record_kind::RECORD_CGROUP_CREATED),
         seccomp_bytes(seccomp_did::SECCOMP_TRAP, 31),
+        ipc_bytes(1),
     ];
     for fixture in fixtures {
         for length in 0..fixture.len() {

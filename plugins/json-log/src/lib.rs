@@ -55,6 +55,7 @@ print! {
     OnTcpConnect::on_tcp_connect(TcpConnect), "tcp-connect";
     OnTcpAccept::on_tcp_accept(TcpAccept), "tcp-accept";
     OnTcpClose::on_tcp_close(TcpClose), "tcp-close";
+    OnIpcAccess::on_ipc_access(IpcAccess), "ipc-access";
     OnSeccompAction::on_seccomp_action(SeccompAction), "seccomp-action";
     OnCgroupCreated::on_cgroup_created(CgroupCreated), "cgroup-created";
     OnCgroupRemoved::on_cgroup_removed(CgroupRemoved), "cgroup-removed";

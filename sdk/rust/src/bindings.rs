@@ -19,7 +19,7 @@ mod services {
     wit_bindgen::generate!({ path: "../../wit", world: "services", generate_all, additional_derives: [PartialEq] });
 }
 
-pub use services::eunomia::plugin::{alerts, cgroup, process, processes, seccomp, syscall, syscalls, tcp, types};
+pub use services::eunomia::plugin::{alerts, cgroup, ipc, process, processes, seccomp, syscall, syscalls, tcp, types};
 
 macro_rules! exported {
     ($($interface:ident, $world:literal;)*) => { $(
@@ -34,6 +34,7 @@ macro_rules! exported {
                     "eunomia:plugin/syscall@0.1.0": crate::bindings::syscall,
                     "eunomia:plugin/syscalls@0.1.0": crate::bindings::syscalls,
                     "eunomia:plugin/tcp@0.1.0": crate::bindings::tcp,
+                    "eunomia:plugin/ipc@0.1.0": crate::bindings::ipc,
                     "eunomia:plugin/seccomp@0.1.0": crate::bindings::seccomp,
                     "eunomia:plugin/cgroup@0.1.0": crate::bindings::cgroup,
                     "eunomia:plugin/alerts@0.1.0": crate::bindings::alerts,
@@ -56,6 +57,7 @@ exported! {
     OnTcpConnect, "handles-tcp-connect";
     OnTcpAccept, "handles-tcp-accept";
     OnTcpClose, "handles-tcp-close";
+    OnIpcAccess, "handles-ipc-access";
     OnSeccompAction, "handles-seccomp-action";
     OnCgroupCreated, "handles-cgroup-created";
     OnCgroupRemoved, "handles-cgroup-removed";
@@ -70,6 +72,7 @@ exported! {
     FilterTcpConnect, "filters-tcp-connect";
     FilterTcpAccept, "filters-tcp-accept";
     FilterTcpClose, "filters-tcp-close";
+    FilterIpcAccess, "filters-ipc-access";
     FilterSeccompAction, "filters-seccomp-action";
     FilterCgroupCreated, "filters-cgroup-created";
     FilterCgroupRemoved, "filters-cgroup-removed";

@@ -33,7 +33,7 @@ mod settings;
 
 use std::marker::PhantomData;
 
-pub use bindings::{alerts, cgroup, process, processes, seccomp, syscall, syscalls, tcp, types};
+pub use bindings::{alerts, cgroup, ipc, process, processes, seccomp, syscall, syscalls, tcp, types};
 pub use raise::About;
 pub use settings::from_config;
 
@@ -41,6 +41,7 @@ pub use settings::from_config;
 pub mod prelude {
     pub use crate::alerts::{Alert, RaisedAlert, Severity};
     pub use crate::cgroup::{CgroupCreated, CgroupRemoved};
+    pub use crate::ipc::IpcAccess;
     pub use crate::process::{Exec, Exit, Fork};
     pub use crate::seccomp::SeccompAction;
     pub use crate::syscall::{Syscall, SyscallCount, SyscallReturn};
@@ -48,12 +49,13 @@ pub mod prelude {
     pub use crate::types::Task;
     pub use crate::{About, Plugin, export, from_config, processes};
     pub use crate::{
-        FilterCgroupCreated, FilterCgroupRemoved, FilterExec, FilterExit, FilterFork, FilterSeccompAction,
-        FilterSyscall, FilterSyscallCount, FilterSyscallReturn, FilterTcpAccept, FilterTcpClose, FilterTcpConnect,
+        FilterCgroupCreated, FilterCgroupRemoved, FilterExec, FilterExit, FilterFork, FilterIpcAccess,
+        FilterSeccompAction, FilterSyscall, FilterSyscallCount, FilterSyscallReturn, FilterTcpAccept, FilterTcpClose,
+        FilterTcpConnect,
     };
     pub use crate::{
-        OnAlert, OnCgroupCreated, OnCgroupRemoved, OnExec, OnExit, OnFork, OnSeccompAction, OnSyscall, OnSyscallCount,
-        OnSyscallReturn, OnTcpAccept, OnTcpClose, OnTcpConnect, OnTick,
+        OnAlert, OnCgroupCreated, OnCgroupRemoved, OnExec, OnExit, OnFork, OnIpcAccess, OnSeccompAction, OnSyscall,
+        OnSyscallCount, OnSyscallReturn, OnTcpAccept, OnTcpClose, OnTcpConnect, OnTick,
     };
 }
 
@@ -120,6 +122,8 @@ interfaces! {
     OnTcpAccept::on_tcp_accept(events: Vec<tcp::TcpAccept>), on_tcp_accept.handle;
     /// Handles connections that ended: a run of events in time order.
     OnTcpClose::on_tcp_close(events: Vec<tcp::TcpClose>), on_tcp_close.handle;
+    /// Handles access to System V objects: a run of events in time order.
+    OnIpcAccess::on_ipc_access(events: Vec<ipc::IpcAccess>), on_ipc_access.handle;
     /// Handles system calls that seccomp filters stopped: a run of events in time order.
     OnSeccompAction::on_seccomp_action(events: Vec<seccomp::SeccompAction>), on_seccomp_action.handle;
     /// Handles cgroups that were made: a run of events in time order.
@@ -148,6 +152,8 @@ interfaces! {
     FilterTcpAccept::keep_tcp_accept(events: Vec<tcp::TcpAccept>) -> Vec<bool>, filter_tcp_accept.keep;
     /// Decides which `tcp-close` events pass: one answer per event, in the same order.
     FilterTcpClose::keep_tcp_close(events: Vec<tcp::TcpClose>) -> Vec<bool>, filter_tcp_close.keep;
+    /// Decides which `ipc-access` events pass: one answer per event, in the same order.
+    FilterIpcAccess::keep_ipc_access(events: Vec<ipc::IpcAccess>) -> Vec<bool>, filter_ipc_access.keep;
     /// Decides which `seccomp-action` events pass: one answer per event, in the same order.
     FilterSeccompAction::keep_seccomp_action(events: Vec<seccomp::SeccompAction>) -> Vec<bool>, filter_seccomp_action.keep;
     /// Decides which `cgroup-created` events pass: one answer per event, in the same order.

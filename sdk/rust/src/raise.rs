@@ -2,6 +2,7 @@
 
 use crate::alerts::{self, Alert, Field, RaisedAlert, Severity};
 use crate::cgroup::{CgroupCreated, CgroupRemoved};
+use crate::ipc::IpcAccess;
 use crate::process::{Exec, Exit, Fork};
 use crate::seccomp::SeccompAction;
 use crate::syscall::SyscallCount;
@@ -30,7 +31,19 @@ macro_rules! about {
     )* };
 }
 
-about!(Exec, Exit, Fork, SyscallCount, TcpConnect, TcpAccept, TcpClose, SeccompAction, CgroupCreated, CgroupRemoved);
+about!(
+    Exec,
+    Exit,
+    Fork,
+    SyscallCount,
+    TcpConnect,
+    TcpAccept,
+    TcpClose,
+    IpcAccess,
+    SeccompAction,
+    CgroupCreated,
+    CgroupRemoved
+);
 
 impl About for RaisedAlert {
     fn time(&self) -> Timestamp {
