@@ -9,13 +9,15 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use eunomia_host::dispatch::{DispatchCounts, Dispatcher, KindCounts, Message, Processes, Where};
+use eunomia_host::dispatch::{DispatchCounts, Dispatcher, KindCounts, Member, Message, Processes, Where};
 use eunomia_host::event::clock::Clock;
 use eunomia_host::event::{Batch, Columns, Kind, decode};
-use eunomia_host::output::{self, AlertFormat};
+use eunomia_host::output::{self, AlertFormat, Writer};
 use eunomia_host::plugin::{Compiled, Outlets, Plugin, Runtime, Settings};
 use serde_json::Value;
 use support::plugin;
+use tokio::sync::mpsc::Sender;
+use tokio::task::JoinHandle;
 
 /// The runs of /bin/true in the recording.
 const RUNS: usize = 20;
@@ -65,43 +67,112 @@ impl Outcome {
     }
 }
 
+/// A dispatcher with its line of plugins, and what they print.
+struct Line {
+    runtime: Runtime,
+    captured: Captured,
+    outlets: Outlets,
+    writer: Writer,
+    messages: Sender<Message>,
+    dispatched: JoinHandle<BTreeMap<Kind, DispatchCounts>>,
+}
+
+impl Line {
+    fn new() -> Self {
+        let runtime = Runtime::new().unwrap();
+        let captured = Captured::default();
+        let (output, writer) = output::start_on(Box::new(captured.clone()), false, AlertFormat::Json).unwrap();
+        let processes = Arc::new(Processes::new(Box::new(|_| None)));
+        let (dispatcher, messages, inbox) = Dispatcher::new(processes.clone());
+        let dispatched = tokio::spawn(dispatcher.run());
+        Line { runtime, captured, outlets: Outlets { output, inbox, processes }, writer, messages, dispatched }
+    }
+
+    /// Starts a plugin for a place in the line, with its `[config]`.
+    async fn start(
+        &self,
+        place: (&str, usize),
+        path: &Path,
+        config: &str,
+        replaces: Option<&mut Plugin>,
+    ) -> anyhow::Result<(Plugin, Member)> {
+        let compiled = Compiled::new(&self.runtime, &std::fs::read(path).unwrap())?;
+        let settings = Settings { config: config.to_owned(), ..Default::default() };
+        Plugin::start(&self.runtime, place, &compiled, &settings, &self.outlets, replaces).await
+    }
+
+    async fn join(&self, member: Member) {
+        self.messages.send(Message::Join(Box::new(member))).await.ok().unwrap();
+    }
+
+    async fn send(&self, mut columns: Columns) {
+        let batch = Batch::cut(&mut columns, u64::MAX);
+        self.messages.send(Message::Batch(Box::new(batch))).await.ok().unwrap();
+    }
+
+    /// Lets the plugins finish, and checks that every sum adds up.
+    async fn finish(self, mut plugins: BTreeMap<&'static str, Plugin>) -> Outcome {
+        self.messages.send(Message::Stop).await.ok().unwrap();
+        let dispatched = self.dispatched.await.unwrap();
+        for plugin in plugins.values_mut() {
+            plugin.ended().await;
+        }
+        drop((self.outlets, self.messages));
+        tokio::task::spawn_blocking(|| self.writer.finish()).await.unwrap();
+        let text = String::from_utf8(self.captured.0.lock().unwrap().clone()).unwrap();
+        let kinds: BTreeMap<_, _> = plugins.iter().map(|(name, plugin)| (*name, plugin.queue.counts())).collect();
+        for (name, counts) in kinds.iter().flat_map(|(name, kinds)| kinds.values().map(move |counts| (name, counts))) {
+            let lost: u64 = counts.lost.values().sum();
+            assert_eq!(counts.seen, counts.filtered + counts.delivered + lost, "{name}: {counts:?}");
+            assert_eq!(counts.waiting, 0, "{name}");
+        }
+        Outcome { lines: text.lines().map(str::to_owned).collect(), kinds, plugins, dispatched }
+    }
+}
+
 /// Sends the recording `repeat` times through a line of plugins, each with its `[config]`.
-async fn run(line: &[(&'static str, PathBuf, &str)], repeat: usize) -> Outcome {
-    let runtime = Runtime::new().unwrap();
-    let captured = Captured::default();
-    let (output, writer) = output::start_on(Box::new(captured.clone()), false, AlertFormat::Json).unwrap();
-    let processes = Arc::new(Processes::new(Box::new(|_| None)));
-    let (dispatcher, messages, inbox) = Dispatcher::new(processes.clone());
-    let dispatched = tokio::spawn(dispatcher.run());
-    let outlets = Outlets { output, inbox, processes };
-    let mut plugins = BTreeMap::new();
-    for (argument, (name, path, config)) in line.iter().enumerate() {
-        let compiled = Compiled::new(&runtime, &std::fs::read(path).unwrap()).unwrap();
-        let settings = Settings { config: (*config).to_owned(), ..Default::default() };
-        let (plugin, member) =
-            Plugin::start(&runtime, (name, argument), &compiled, &settings, &outlets, None).await.unwrap();
-        plugins.insert(*name, plugin);
-        messages.send(Message::Join(Box::new(member))).await.ok().unwrap();
+async fn run(plugins: &[(&'static str, PathBuf, &str)], repeat: usize) -> Outcome {
+    let line = Line::new();
+    let mut started = BTreeMap::new();
+    for (argument, (name, path, config)) in plugins.iter().enumerate() {
+        let (plugin, member) = line.start((name, argument), path, config, None).await.unwrap();
+        line.join(member).await;
+        started.insert(*name, plugin);
     }
     for _ in 0..repeat {
-        let batch = Batch::cut(&mut recorded(), u64::MAX);
-        messages.send(Message::Batch(Box::new(batch))).await.ok().unwrap();
+        line.send(recorded()).await;
     }
-    messages.send(Message::Stop).await.ok().unwrap();
-    let dispatched = dispatched.await.unwrap();
-    for plugin in plugins.values_mut() {
-        plugin.ended().await;
+    line.finish(started).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_version_handles_its_first_event_after_the_olds_last() {
+    const BATCHES: u64 = 400;
+    let line = Line::new();
+    let json_log = plugin("json-log");
+    let (mut version, member) = line.start(("json-log", 0), &json_log, "{}", None).await.unwrap();
+    line.join(member).await;
+    let mut old = Vec::new();
+    let (next, member) = line.start(("json-log", 0), &json_log, "{}", Some(&mut version)).await.unwrap();
+    let mut exchange = Some((next, member));
+    for batch in 0..BATCHES {
+        let mut columns = recorded();
+        (columns.exit, columns.fork) = Default::default();
+        columns.exec.iter_mut().for_each(|exec| exec.time += batch * 1_000_000_000);
+        line.send(columns).await;
+        // The old version still has most of these to handle.
+        if batch == BATCHES / 2
+            && let Some((next, member)) = exchange.take()
+        {
+            line.join(member).await;
+            old.push(std::mem::replace(&mut version, next));
+        }
     }
-    drop((outlets, messages));
-    tokio::task::spawn_blocking(|| writer.finish()).await.unwrap();
-    let lines = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap().lines().map(str::to_owned).collect();
-    let kinds: BTreeMap<_, _> = plugins.iter().map(|(name, plugin)| (*name, plugin.queue.counts())).collect();
-    for (name, counts) in kinds.iter().flat_map(|(name, kinds)| kinds.values().map(move |counts| (name, counts))) {
-        let lost: u64 = counts.lost.values().sum();
-        assert_eq!(counts.seen, counts.filtered + counts.delivered + lost, "{name}: {counts:?}");
-        assert_eq!(counts.waiting, 0, "{name}");
-    }
-    Outcome { lines, kinds, plugins, dispatched }
+    let outcome = line.finish(BTreeMap::from([("json-log", version)])).await;
+    assert_eq!(outcome.lines.len() as u64, BATCHES * recorded().exec.len() as u64, "none is lost, none comes twice");
+    let lines = outcome.json();
+    assert!(lines.iter().map(|line| line["time"].as_str().unwrap()).is_sorted(), "the versions take turns");
+    assert!(old.iter().all(|plugin| plugin.state() == "stopped"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,17 +249,12 @@ async fn one_plugins_fault_stays_its_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_does_not_start_says_why() {
-    let runtime = Runtime::new().unwrap();
-    let (output, _writer) = output::start_on(Box::new(Captured::default()), false, AlertFormat::Off).unwrap();
-    let processes = Arc::new(Processes::new(Box::new(|_| None)));
-    let (_dispatcher, _messages, inbox) = Dispatcher::new(processes.clone());
-    let outlets = Outlets { output, inbox, processes };
-    let compiled = Compiled::new(&runtime, &std::fs::read(misbehave()).unwrap()).unwrap();
+    let line = Line::new();
     for (deed, why) in
         [("start-fails", "it will not"), ("start-loops", "1000 ms"), ("explode", "unknown variant `explode`")]
     {
-        let settings = Settings { config: format!(r#"{{"deed": "{deed}"}}"#), ..Default::default() };
-        let error = Plugin::start(&runtime, ("bad", 0), &compiled, &settings, &outlets, None).await.err().unwrap();
+        let config = format!(r#"{{"deed": "{deed}"}}"#);
+        let error = line.start(("bad", 0), &misbehave(), &config, None).await.err().unwrap();
         assert!(format!("{error:#}").contains(why), "{deed}: {error:#}");
     }
 }

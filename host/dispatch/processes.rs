@@ -14,6 +14,9 @@ const REMEMBER_NS: u64 = 120_000_000_000;
 /// How many ended processes are remembered, whatever their age.
 const MAX_ENDED: usize = 16_384;
 
+/// How exact a start time is that does not come from an event: that of /proc counts in hundredths of a second.
+const FALLBACK_EXACT_NS: u64 = 10_000_000;
+
 /// Looks a process up where the table cannot know it, because no event of it was delivered.
 pub type Fallback = Box<dyn Fn(u32) -> Option<Process> + Send + Sync>;
 
@@ -45,6 +48,11 @@ impl Processes {
         for process in running {
             table.live.entry(process.pid).or_insert(process);
         }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        *self.table.write().expect("no thread panics while it holds this") = Table::default();
     }
 
     /// Takes in what a batch tells.
@@ -79,7 +87,9 @@ impl Processes {
         };
         found.or_else(|| {
             let process = (self.fallback)(pid)?;
-            start_time.is_none_or(|start| process.start_time == start).then_some(process)
+            let start = start_time.unwrap_or(process.start_time);
+            let is_it = process.start_time.abs_diff(start) <= FALLBACK_EXACT_NS;
+            is_it.then_some(Process { start_time: start, ..process })
         })
     }
 }
@@ -168,5 +178,16 @@ mod tests {
         assert_eq!((child.start_time, child.end_time), (99, Some(200)));
         assert!(processes.lookup(11, Some(98)).is_none(), "another process with the same pid");
         assert!(processes.lookup(12, None).is_none());
+        processes.clear();
+        assert!(processes.lookup(11, None).is_none());
+    }
+
+    #[test]
+    fn what_no_event_told_of_is_looked_up_elsewhere_and_its_start_time_is_less_exact() {
+        let shell = from_task(&task(10, 50_000_000));
+        let processes = Processes::new(Box::new(move |pid| (pid == 10).then(|| shell.clone())));
+        assert_eq!(processes.lookup(10, Some(55_000_000)).unwrap().start_time, 55_000_000);
+        assert!(processes.lookup(10, Some(65_000_000)).is_none(), "another process with the same pid");
+        assert!(processes.lookup(11, None).is_none());
     }
 }

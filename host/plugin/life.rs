@@ -89,12 +89,13 @@ impl Life {
     /// that this one replaces: that one handles its last event first.
     pub async fn run(mut self, after: Option<oneshot::Receiver<()>>) {
         if let Some(mut after) = after {
-            while let Some(request) = tokio::select! {
-                biased;
-                _ = &mut after => None,
-                request = self.requests.recv() => request,
-            } {
-                self.answer(request).await;
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = &mut after => break,
+                    // Without a filter there is nobody to ask, which is no reason to go on.
+                    Some(request) = self.requests.recv() => self.answer(request).await,
+                }
             }
         }
         self.say_state("running");

@@ -140,6 +140,9 @@ impl Host {
         let had = std::mem::replace(&mut self.wanted, wanted);
         let before = std::mem::take(&mut self.sources);
         self.sources = block_in_place(|| self.poller.want(wanted));
+        if had.has(Kind::Fork) && !wanted.has(Kind::Fork) {
+            self.outlets.processes.clear(); // From now on nothing tells of processes that end.
+        }
         if wanted.has(Kind::Fork) && !had.has(Kind::Fork) {
             // After attaching, so that none falls between the two.
             self.outlets.processes.add_running(block_in_place(source::running_processes));
@@ -225,6 +228,8 @@ impl Plugins {
         let all: Vec<Plugin> = std::mem::take(&mut self.leaving).into_iter().chain(running).collect();
         let deadline = tokio::time::Instant::now() + STOP_TIME;
         for mut plugin in all {
+            // The dispatcher has closed those in the line; one that was just being loaded never came to stand there.
+            plugin.queue.close();
             if tokio::time::timeout_at(deadline, plugin.ended()).await.is_err() {
                 log::error!("plugin {} did not stop within {} s", plugin.name, STOP_TIME.as_secs());
                 plugin.queue.abandon(crate::dispatch::Where::Shutdown);
