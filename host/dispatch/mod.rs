@@ -120,7 +120,7 @@ impl Dispatcher {
                     Some(Message::Stop) | None => break,
                 },
                 batch = self.inbox.receive() => self.dispatch(batch).await,
-                now = clock.tick() => self.tick(now),
+                now = clock.tick(), if !self.next_ticks.is_empty() => self.tick(now),
             }
         }
         self.drain().await;

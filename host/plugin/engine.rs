@@ -1,6 +1,7 @@
 //! The one engine that compiles and runs all plugins, its clock of epochs, and the linker with the host's services.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker};
@@ -11,6 +12,12 @@ use crate::wit;
 
 /// How often a running plugin is looked at: it yields to the others, and its deadline is counted in these slices.
 pub const SLICE: Duration = Duration::from_millis(1);
+
+/// After so many slices in which no call ran, the clock slows down: ticking costs most of what an idle host costs.
+const IDLE_SLICES: u32 = 100;
+
+/// How slow it gets, and so by how much more a first endless call may overrun.
+const IDLE_SLICE: Duration = Duration::from_millis(20);
 
 /// A plugin's call stack. Ordinary components need some tens of KiB; recursion is stopped here with a trap.
 const STACK_BYTES: usize = 512 << 10;
@@ -23,6 +30,8 @@ const FIBER_STACK_BYTES: usize = STACK_BYTES + (512 << 10);
 pub struct Runtime {
     pub(super) engine: Engine,
     pub(super) linker: Arc<Linker<State>>,
+    /// Calls that run now.
+    pub(super) running: Arc<AtomicUsize>,
 }
 
 impl Runtime {
@@ -43,16 +52,20 @@ impl Runtime {
         let engine = Engine::new(&config)?;
         let weak = engine.weak();
         // A thread of its own: a task among the plugins' could be starved by the very plugin it is to stop.
+        let running = Arc::new(AtomicUsize::new(0));
+        let calls = running.clone();
         std::thread::Builder::new().name("epochs".into()).spawn(move || {
+            let mut idle_slices = 0;
             while let Some(engine) = weak.upgrade() {
                 engine.increment_epoch();
                 drop(engine);
-                std::thread::sleep(SLICE);
+                idle_slices = if calls.load(Ordering::Relaxed) > 0 { 0 } else { idle_slices + 1 };
+                std::thread::sleep(if idle_slices < IDLE_SLICES { SLICE } else { IDLE_SLICE });
             }
         })?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         wit::Plugin::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
-        Ok(Runtime { engine, linker: Arc::new(linker) })
+        Ok(Runtime { engine, linker: Arc::new(linker), running })
     }
 }

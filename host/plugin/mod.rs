@@ -102,6 +102,7 @@ impl Plugin {
             config: settings.config.clone(),
             outlets,
             alerts_raised: counts.alerts.clone(),
+            running: runtime.running.clone(),
         };
         let instance = blueprint.start().await?;
 

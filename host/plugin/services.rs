@@ -2,7 +2,7 @@
 //! that answer, not where output goes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -41,13 +41,21 @@ pub struct State {
     /// The current call handles alerts, so those it raises are not delivered to plugins again.
     pub(super) handles_alerts: bool,
     pub(super) alerts_raised: Arc<AtomicU64>,
+    /// Calls that run now, of all plugins.
+    pub(super) running: Arc<AtomicUsize>,
     pub(super) print: PrintStream,
     wasi: WasiCtx,
     table: ResourceTable,
 }
 
 impl State {
-    pub(super) fn new(plugin: Arc<str>, outlets: Outlets, limiter: Limiter, alerts_raised: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(
+        plugin: Arc<str>,
+        outlets: Outlets,
+        limiter: Limiter,
+        alerts_raised: Arc<AtomicU64>,
+        running: Arc<AtomicUsize>,
+    ) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
         let print = PrintStream::new(outlets.output.clone());
@@ -59,7 +67,18 @@ impl State {
             .allow_udp(false)
             .allow_ip_name_lookup(false)
             .build();
-        State { plugin, outlets, limiter, slices_left: 0, handles_alerts: false, alerts_raised, print, wasi, table }
+        State {
+            plugin,
+            outlets,
+            limiter,
+            slices_left: 0,
+            handles_alerts: false,
+            alerts_raised,
+            running,
+            print,
+            wasi,
+            table,
+        }
     }
 }
 
