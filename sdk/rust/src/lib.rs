@@ -1,4 +1,4 @@
-//! Write [eunomia-host](https://crates.io/crates/eunomia-host) plugins in Rust.
+//! Write eunomia-host plugins in Rust.
 //!
 //! A plugin is a type with a trait for each kind of event that it wants, named in [`export!`]:
 //!
