@@ -136,6 +136,20 @@ static __always_inline void fill_task(struct record_task *to, struct task_struct
 	BPF_CORE_READ_STR_INTO(&to->comm, task, comm);
 }
 
+/* The current task in a flat record, which has these fields by themselves. */
+#define FILL_FLAT(record, task)                                                                                        \
+	do {                                                                                                           \
+		__u64 ids = bpf_get_current_pid_tgid(), owner = bpf_get_current_uid_gid();                             \
+		(record)->start_time = BPF_CORE_READ(task, group_leader, start_boottime);                              \
+		(record)->cgroup = bpf_get_current_cgroup_id();                                                        \
+		bpf_get_current_comm((record)->comm, COMM_BYTES);                                                      \
+		(record)->pid = ids >> 32;                                                                             \
+		(record)->tid = ids;                                                                                   \
+		(record)->ppid = BPF_CORE_READ(task, real_parent, tgid);                                               \
+		(record)->uid = owner;                                                                                 \
+		(record)->gid = owner >> 32;                                                                           \
+	} while (0)
+
 /*
  * Sends a record. Its time is taken as late as possible, so that records enter the ring nearly in time order. The
  * reader is woken only if it sleeps: while events come it looks by itself.

@@ -3,30 +3,19 @@
 #include "eunomia.bpf.h"
 #include "process.h"
 
-#define OVERLAYFS_SUPER_MAGIC 0x794c7630
-#define SIGNAL_GROUP_EXIT 0x00000004
-#define CLONE_THREAD 0x00010000
-#define PF_KTHREAD 0x00200000
-
-/* A name's longest form, its end included. */
-#define NAME_BYTES 256
-
-/* The fixed part, and all that can stand behind it. */
+/* All that can stand behind the fixed part. */
 #define TAIL_BYTES (3 * PATH_BYTES + 2 * NAME_BYTES + ARGS_BYTES)
 
-/* Where a record is built, with the state of the walk along a path: in memory, so that the verifier need not follow it. */
+#include "path.bpf.h"
+
+#define SIGNAL_GROUP_EXIT 0x00000004
+#define CLONE_THREAD 0x00010000
+
+/* Where a record is built. */
 struct scratch {
 	struct exec_record record;
-	char tail[TAIL_BYTES];
-	/* 64 bits wide: the verifier loses the bounds of narrower numbers when they are widened. */
-	__u64 used; /* of tail */
-	__u64 limit; /* where the part being written is cut */
-	__u64 cut;
+	struct tail tail;
 	__u64 busy;
-	struct dentry *dentry;
-	struct mount *mount;
-	struct dentry *root_dentry;
-	struct mount *root_mount;
 };
 
 struct {
@@ -49,70 +38,13 @@ struct {
 	__type(value, __u8);
 } exited SEC(".maps");
 
-static __always_inline struct mount *mount_of(struct vfsmount *vfsmount)
-{
-	return (void *)vfsmount - bpf_core_field_offset(struct mount, mnt);
-}
-
-/* Appends one name and its end. False when there is no room. */
-static __always_inline bool append_name(struct scratch *scratch, const struct dentry *dentry)
-{
-	__u64 used = scratch->used;
-	if (used > TAIL_BYTES - NAME_BYTES || used > scratch->limit) {
-		scratch->cut = 1;
-		return false;
-	}
-	long length = bpf_probe_read_kernel_str(scratch->tail + used, NAME_BYTES, BPF_CORE_READ(dentry, d_name.name));
-	if (length > 0)
-		scratch->used = used + length;
-	return true;
-}
-
-/* Appends one name, or crosses one mount point. False at the root. */
-static __always_inline bool step_up(struct scratch *scratch)
-{
-	struct dentry *dentry = scratch->dentry, *parent = BPF_CORE_READ(dentry, d_parent);
-	struct mount *mount = scratch->mount;
-
-	if (dentry == scratch->root_dentry && mount == scratch->root_mount)
-		return false;
-	if (dentry == BPF_CORE_READ(mount, mnt.mnt_root) || dentry == parent) {
-		struct mount *above = BPF_CORE_READ(mount, mnt_parent);
-		if (above == mount)
-			return false;
-		scratch->dentry = BPF_CORE_READ(mount, mnt_mountpoint);
-		scratch->mount = above;
-		return true;
-	}
-	scratch->dentry = parent;
-	return append_name(scratch, dentry);
-}
-
-/* Appends the names of a path, the last one first. Returns their length in bytes. */
-static __always_inline __u32 append_path(struct scratch *scratch, struct task_struct *task, struct path *path)
-{
-	__u64 start = scratch->used;
-	scratch->dentry = BPF_CORE_READ(path, dentry);
-	scratch->mount = mount_of(BPF_CORE_READ(path, mnt));
-	scratch->root_dentry = BPF_CORE_READ(task, fs, root.dentry);
-	scratch->root_mount = mount_of(BPF_CORE_READ(task, fs, root.mnt));
-	scratch->limit = start + PATH_BYTES - 1;
-	scratch->cut = 1; /* unless the root is reached */
-	for (int depth = 0; depth < PATH_DEPTH; depth++) {
-		scratch->cut = 0;
-		if (!step_up(scratch))
-			break;
-		scratch->cut = 1;
-	}
-	return scratch->used - start;
-}
-
 static __always_inline void append_args(struct scratch *scratch, struct task_struct *task)
 {
 	struct exec_record *record = &scratch->record;
+	struct tail *tail = &scratch->tail;
 	unsigned long start = BPF_CORE_READ(task, mm, arg_start);
 	unsigned long length = BPF_CORE_READ(task, mm, arg_end) - start;
-	__u64 used = scratch->used;
+	__u64 used = tail->used;
 
 	if (length > ARGS_BYTES - 1) {
 		length = ARGS_BYTES - 1;
@@ -120,35 +52,12 @@ static __always_inline void append_args(struct scratch *scratch, struct task_str
 	}
 	if (used > TAIL_BYTES - ARGS_BYTES)
 		return;
-	if (bpf_probe_read_user(scratch->tail + used, length & (ARGS_BYTES - 1), (void *)start) == 0) {
+	if (bpf_probe_read_user(tail->bytes + used, length & (ARGS_BYTES - 1), (void *)start) == 0) {
 		record->args_length = length;
-		scratch->used = used + length;
+		tail->used = used + length;
 	} else {
 		record->flags |= EXEC_ARGS_CUT;
 	}
-}
-
-static __always_inline __u32 file_flags(struct file *file)
-{
-	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
-	struct inode *inode = BPF_CORE_READ(file, f_inode);
-	char name[8] = {};
-	__u32 flags = 0;
-
-	bpf_probe_read_kernel_str(name, sizeof(name), BPF_CORE_READ(dentry, d_name.name));
-	bool unlinked = BPF_CORE_READ(inode, i_nlink) == 0;
-	if (unlinked && BPF_CORE_READ(dentry, d_parent) == dentry && name[0] == 'm' && name[1] == 'e' && name[2] == 'm' &&
-	    name[3] == 'f' && name[4] == 'd' && name[5] == ':')
-		flags |= EXEC_MEMFD;
-	else if (unlinked || (!BPF_CORE_READ(dentry, d_hash.pprev) && BPF_CORE_READ(dentry, d_parent) != dentry))
-		flags |= EXEC_DELETED;
-	if (BPF_CORE_READ(inode, i_sb, s_magic) == OVERLAYFS_SUPER_MAGIC) {
-		/* In struct ovl_inode the upper dentry's pointer stands right behind the inode that is embedded there. */
-		struct dentry *upper = NULL;
-		bpf_probe_read_kernel(&upper, sizeof(upper), (void *)inode + bpf_core_type_size(struct inode));
-		flags |= EXEC_OVERLAY | (upper ? EXEC_UPPER : 0);
-	}
-	return flags;
 }
 
 static __always_inline int on_exec(struct task_struct *task, const char *filename)
@@ -166,6 +75,7 @@ static __always_inline int on_exec(struct task_struct *task, const char *filenam
 	scratch->busy = 1;
 
 	struct exec_record *record = &scratch->record;
+	struct tail *tail = &scratch->tail;
 	__builtin_memset(record, 0, sizeof(*record));
 	fill_task(&record->header.task, task);
 	bpf_probe_read_kernel(&record->capabilities, sizeof(record->capabilities),
@@ -178,34 +88,26 @@ static __always_inline int on_exec(struct task_struct *task, const char *filenam
 		bpf_probe_read_kernel_str(record->tty, sizeof(record->tty), (void *)tty + bpf_core_field_offset(struct tty_struct, name));
 	BPF_CORE_READ_STR_INTO(&record->parent_comm, task, real_parent, group_leader, comm);
 
-	long length = bpf_probe_read_kernel_str(scratch->tail, PATH_BYTES, filename);
+	long length = bpf_probe_read_kernel_str(tail->bytes, PATH_BYTES, filename);
 	record->filename_length = length > 0 ? length - 1 : 0;
 	if (length == PATH_BYTES)
 		record->flags |= EXEC_FILENAME_CUT;
-	scratch->used = record->filename_length;
+	tail->used = record->filename_length;
 
 	struct file *exe = BPF_CORE_READ(task, mm, exe_file);
 	if (exe) {
-		record->flags |= file_flags(exe);
-		if (record->flags & EXEC_MEMFD) {
-			/* It has one name, in no directory. */
-			__u64 start = scratch->used;
-			scratch->limit = TAIL_BYTES;
-			append_name(scratch, BPF_CORE_READ(exe, f_path.dentry));
-			record->exe_length = scratch->used - start;
-		} else {
-			record->exe_length = append_path(scratch, task, __builtin_preserve_access_index(&exe->f_path));
-			if (scratch->cut)
-				record->flags |= EXEC_EXE_CUT;
-		}
+		record->flags |= traits_of(exe);
+		record->exe_length = append_file(tail, task, exe, record->flags);
+		if (tail->cut)
+			record->flags |= EXEC_EXE_CUT;
 	}
 	struct fs_struct *fs = BPF_CORE_READ(task, fs);
-	record->cwd_length = append_path(scratch, task, __builtin_preserve_access_index(&fs->pwd));
-	if (scratch->cut)
+	record->cwd_length = append_path(tail, task, __builtin_preserve_access_index(&fs->pwd));
+	if (tail->cut)
 		record->flags |= EXEC_CWD_CUT;
 	append_args(scratch, task);
 
-	__u64 used = scratch->used;
+	__u64 used = tail->used;
 	if (used <= TAIL_BYTES)
 		send(&record->header.start, RECORD_EXEC, sizeof(*record) + used);
 	scratch->busy = 0;

@@ -4,27 +4,19 @@
 #define EUNOMIA_PROCESS_H
 
 #include "eunomia.h"
+#include "path.h"
 
 /* Arguments are cut here. A power of two, so that offsets can be masked. */
 #define ARGS_BYTES 8192
 
-/* Each path is cut here: the kernel's PATH_MAX. */
-#define PATH_BYTES 4096
-
-/* A path's names beyond this depth are cut. */
-#define PATH_DEPTH 64
-
 #define TTY_BYTES 32
 
+/* The lower bits are those of the file run: enum file_trait. */
 enum exec_flag {
-	EXEC_MEMFD = 1 << 0,
-	EXEC_DELETED = 1 << 1,
-	EXEC_OVERLAY = 1 << 2, /* the file is on an overlay file system */
-	EXEC_UPPER = 1 << 3, /* and in its upper layer */
-	EXEC_ARGS_CUT = 1 << 4,
-	EXEC_FILENAME_CUT = 1 << 5,
-	EXEC_EXE_CUT = 1 << 6,
-	EXEC_CWD_CUT = 1 << 7,
+	EXEC_ARGS_CUT = 1 << 8,
+	EXEC_FILENAME_CUT = 1 << 9,
+	EXEC_EXE_CUT = 1 << 10,
+	EXEC_CWD_CUT = 1 << 11,
 };
 
 /*
@@ -35,7 +27,7 @@ struct exec_record {
 	struct record_header header;
 	__u64 capabilities;
 	__u32 login_uid; /* 0xffffffff: none */
-	__u32 flags; /* enum exec_flag */
+	__u32 flags; /* enum exec_flag and enum file_trait */
 	__u32 filename_length;
 	__u32 exe_length;
 	__u32 cwd_length;

@@ -15,12 +15,6 @@
 #define STATUS_SIGNAL 0x7f
 #define SIGNAL_GROUP_EXIT 0x00000004
 
-/* The kernel's stack of a task, at whose end the registers of its call stand; without the debugging aids that double it. */
-#define THREAD_SIZE 16384
-#define USER_CS 0x33
-#define USER32_CS 0x23
-#define FRED_PADDING 16
-
 /* Said for a call whose number could not be found out. */
 #define UNKNOWN_CALL 0xffffffffL
 
@@ -78,18 +72,11 @@ static __always_inline bool first_killed(struct task_struct *task)
 	return bpf_map_update_elem(&killed, &key, &yes, BPF_NOEXIST) == 0;
 }
 
-/* The call that a task is in, from the registers at the end of its stack. */
+/* The call that a task is in. */
 static __always_inline long call_of(struct task_struct *task)
 {
-	void *end = BPF_CORE_READ(task, stack) + THREAD_SIZE - bpf_core_type_size(struct pt_regs);
-	struct pt_regs *regs = end;
-	unsigned long cs = BPF_CORE_READ(regs, cs);
-
-	if (cs != USER_CS && cs != USER32_CS) {
-		regs = end - FRED_PADDING;
-		cs = BPF_CORE_READ(regs, cs);
-	}
-	return cs == USER_CS || cs == USER32_CS ? (long)BPF_CORE_READ(regs, orig_ax) : UNKNOWN_CALL;
+	struct pt_regs *regs = registers_of(task);
+	return regs ? (long)BPF_CORE_READ(regs, orig_ax) : UNKNOWN_CALL;
 }
 
 static __always_inline int on_enter(void)

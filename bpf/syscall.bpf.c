@@ -48,19 +48,6 @@ static __always_inline bool left_out(__u32 number, __u32 abi)
 	return !bits || !(*bits & (1ULL << (number % 64)));
 }
 
-#define FILL_FLAT(record, task)                                                                                        \
-	do {                                                                                                           \
-		__u64 ids = bpf_get_current_pid_tgid(), owner = bpf_get_current_uid_gid();                             \
-		(record)->start_time = BPF_CORE_READ(task, group_leader, start_boottime);                              \
-		(record)->cgroup = bpf_get_current_cgroup_id();                                                        \
-		bpf_get_current_comm((record)->comm, COMM_BYTES);                                                      \
-		(record)->pid = ids >> 32;                                                                             \
-		(record)->tid = ids;                                                                                   \
-		(record)->ppid = BPF_CORE_READ(task, real_parent, tgid);                                               \
-		(record)->uid = owner;                                                                                 \
-		(record)->gid = owner >> 32;                                                                           \
-	} while (0)
-
 static __always_inline int on_enter(long number, const __u64 args[6])
 {
 	bool calls = wanted(RECORD_SYSCALL);

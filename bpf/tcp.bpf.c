@@ -155,11 +155,7 @@ static __always_inline int on_return(long number, long fd)
 		return 0;
 	if (fd < 0)
 		return 0;
-	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
-	if (fd >= BPF_CORE_READ(table, max_fds))
-		return 0;
-	struct file **files = BPF_CORE_READ(table, fd), *file = NULL;
-	bpf_probe_read_kernel(&file, sizeof(file), files + fd);
+	struct file *file = file_of(task, fd);
 	struct socket *socket = BPF_CORE_READ(file, private_data);
 	struct sock *sk = BPF_CORE_READ(socket, sk);
 	__u64 key = (__u64)sk;

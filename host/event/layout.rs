@@ -43,6 +43,13 @@ plain! {
     c::count_key: 3 * 4 + 4;
     c::count_value: 3 * 8 + TASK;
     c::syscall_count_record: HEADER + 3 * 8 + 2 * 4;
+    c::file_io_record: 8 + 8 + FLAT_TASK - 8 + 2 * 8 + 8;
+    c::activity_key: 2 * 8 + 2 * 4;
+    c::activity_value: 4 * 8 + TASK + 4 * 4 + 256;
+    c::file_activity_record: HEADER + 5 * 8 + 6 * 4;
+    c::given_path: 4 * 4;
+    c::file_open_record: HEADER + 8 + 6 * 4 + 4 * 4;
+    c::file_change_record: HEADER + 8 + 6 * 4 + 2 * 4 * 4;
     c::tcp_record: HEADER + 3 * 8 + 2 * 16 + 6 * 4;
     c::ipc_record: HEADER + 10 * 4;
     c::seccomp_record: HEADER + 4 * 4;

@@ -157,6 +157,16 @@ kinds! {
     /// How often a process made a system call in an interval.
     SyscallCount, syscall_count, wit::syscall::SyscallCount, "syscall-count", "syscall",
         RECORD_SYSCALL_COUNT => decode::syscall::syscall_count;
+    /// What a thread read from and wrote to a file in an interval.
+    FileActivity, file_activity, wit::files::FileActivity, "file-activity", "files",
+        RECORD_FILE_ACTIVITY => decode::files::file_activity;
+    /// A file was read or written once.
+    FileIo, file_io, wit::files::FileIo, "file-io", "files", RECORD_FILE_IO => decode::files::file_io;
+    /// A file was opened, or that failed.
+    FileOpen, file_open, wit::files::FileOpen, "file-open", "files", RECORD_FILE_OPEN => decode::files::file_open;
+    /// A file's name, owner, permissions or size was changed, or that failed.
+    FileChange, file_change, wit::files::FileChange, "file-change", "files",
+        RECORD_FILE_CHANGE => decode::files::file_change;
     /// A TCP connection was made or failed.
     TcpConnect, tcp_connect, wit::tcp::TcpConnect, "tcp-connect", "tcp", RECORD_TCP_CONNECT => decode::tcp::tcp_connect;
     /// A TCP connection was accepted.

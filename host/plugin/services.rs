@@ -93,7 +93,7 @@ macro_rules! types_alone {
     ($($interface:ident),*) => { $(impl crate::wit::$interface::Host for State {})* };
 }
 
-types_alone!(types, process, syscall, tcp, ipc, seccomp, cgroup);
+types_alone!(types, process, syscall, files, tcp, ipc, seccomp, cgroup);
 
 impl alerts::Host for State {
     async fn raise(&mut self, alert: alerts::Alert) {

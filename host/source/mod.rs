@@ -3,6 +3,7 @@
 
 mod cgroup;
 mod clock;
+mod files;
 mod ipc;
 mod load;
 mod poll;
@@ -24,7 +25,7 @@ use crate::event::{Batch, Kind, KindSet};
 
 /// The sources, one line each. What a source is stands in its own file.
 pub static SOURCES: &[&Source] =
-    &[&process::PROCESS, &syscall::SYSCALL, &tcp::TCP, &ipc::IPC, &seccomp::SECCOMP, &cgroup::CGROUP];
+    &[&process::PROCESS, &syscall::SYSCALL, &files::FILES, &tcp::TCP, &ipc::IPC, &seccomp::SECCOMP, &cgroup::CGROUP];
 
 /// A source of events: one BPF object, and the ways to attach it.
 pub struct Source {

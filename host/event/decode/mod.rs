@@ -2,6 +2,7 @@
 //! source's records stand in a file of their own.
 
 pub mod cgroup;
+pub mod files;
 pub mod ipc;
 pub mod process;
 pub mod seccomp;

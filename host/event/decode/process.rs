@@ -1,7 +1,7 @@
 //! Records of the source process.
 
 use super::{Clock, DecodeError, Tail, Text, fixed};
-use crate::event::layout::c::{exec_flag, exec_record, exit_record, fork_record};
+use crate::event::layout::c::{exec_flag, exec_record, exit_record, file_trait, fork_record};
 use crate::wit::process::{Exec, Exit, Fork};
 
 /// A program was executed.
@@ -22,6 +22,7 @@ pub fn exec(bytes: &[u8], clock: &Clock) -> Result<Exec, DecodeError> {
     let mut tail = Tail(&bytes[size_of::<exec_record>()..]);
     let mut text = Text::default();
     let has = |flag: exec_flag| flags & flag.0 != 0;
+    let is = |file: file_trait| flags & file.0 != 0;
     let filename = text.decode(tail.take(filename_length)?);
     let exe = text.path(tail.take(exe_length)?, has(exec_flag::EXEC_EXE_CUT));
     let cwd = text.path(tail.take(cwd_length)?, has(exec_flag::EXEC_CWD_CUT));
@@ -35,9 +36,9 @@ pub fn exec(bytes: &[u8], clock: &Clock) -> Result<Exec, DecodeError> {
         task,
         filename,
         exe,
-        exe_memfd: has(exec_flag::EXEC_MEMFD),
-        exe_deleted: has(exec_flag::EXEC_DELETED),
-        exe_upper_layer: has(exec_flag::EXEC_OVERLAY).then(|| has(exec_flag::EXEC_UPPER)),
+        exe_memfd: is(file_trait::FILE_MEMFD),
+        exe_deleted: is(file_trait::FILE_DELETED),
+        exe_upper_layer: is(file_trait::FILE_OVERLAY).then(|| is(file_trait::FILE_UPPER)),
         args,
         args_truncated: has(exec_flag::EXEC_ARGS_CUT),
         cwd,

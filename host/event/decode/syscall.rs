@@ -18,7 +18,7 @@ pub(super) fn abi(number: u32) -> Result<Abi, DecodeError> {
     }
 }
 
-fn flat_comm(comm: [i8; 16]) -> FlatComm {
+pub(super) fn flat_comm(comm: [i8; 16]) -> FlatComm {
     let bytes = comm.map(|byte| byte.to_ne_bytes()[0]);
     let half = |from: usize| bytes[from..from + 8].iter().rev().fold(0, |half, byte| half << 8 | u64::from(*byte));
     FlatComm { low: half(0), high: half(8) }

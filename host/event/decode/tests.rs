@@ -5,8 +5,10 @@ use serde_json::json;
 use super::*;
 use crate::event::layout::bytes_of;
 use crate::event::layout::c::{
-    cgroup_record, count_key, count_value, exec_flag, exec_record, exit_record, fork_record, ipc_object, ipc_record,
-    seccomp_did, seccomp_record, syscall_abi, syscall_record, syscall_return_record, tcp_record,
+    activity_key, activity_value, cgroup_record, count_key, count_value, exec_flag, exec_record, exit_record,
+    file_change_record, file_changed, file_io_record, file_kind, file_open_record, file_trait, fork_record, given_path,
+    ipc_object, ipc_record, path_cut, seccomp_did, seccomp_record, syscall_abi, syscall_record, syscall_return_record,
+    tcp_record,
 };
 use crate::event::{Columns, decode};
 
@@ -55,7 +57,7 @@ fn exec_bytes() -> Vec<u8> {
         header: header(record_kind::RECORD_EXEC, size_of::<exec_record>() + tail.len()),
         capabilities: 0x1ff,
         login_uid: 1000,
-        flags: exec_flag::EXEC_OVERLAY.0 | exec_flag::EXEC_CWD_CUT.0 | exec_flag::EXEC_DELETED.0,
+        flags: file_trait::FILE_OVERLAY.0 | exec_flag::EXEC_CWD_CUT.0 | file_trait::FILE_DELETED.0,
         filename_length: filename.len() as u32,
         exe_length: exe.len() as u32,
         cwd_length: cwd.len() as u32,
@@ -240,6 +242,84 @@ fn ipc_bytes(known: u32) -> Vec<u8> {
     bytes_of(&record).to_vec()
 }
 
+fn activity_bytes(path: &[u8], traits: u32, cut: u32) -> Vec<u8> {
+    let key = activity_key { dentry: 1, inode: 5, device: 0x0010_0203, tid: 1235 };
+    let path_length = path.len() as u32;
+    let value = activity_value {
+        reads: 1,
+        writes: 2,
+        read_bytes: 3,
+        write_bytes: 4,
+        task: raw_task(),
+        r#type: file_kind::FILE_REGULAR.0,
+        traits,
+        cut,
+        path_length,
+        path: name(path),
+    };
+    super::files::activity_record(bytes_of(&key), bytes_of(&value), 1_000_000_001).unwrap()
+}
+
+fn file_io_bytes() -> Vec<u8> {
+    let record = file_io_record {
+        start: header(record_kind::RECORD_FILE_IO, size_of::<file_io_record>()).start,
+        start_time: 500_000_000,
+        cgroup: 77,
+        comm: name(b"curl"),
+        pid: 1234,
+        tid: 1235,
+        ppid: 1200,
+        uid: 1000,
+        gid: 1001,
+        device: 257,
+        inode: 5,
+        bytes: 6,
+        error: 7,
+        operation: 1,
+        r#type: 1,
+        padding: [0; 2],
+    };
+    bytes_of(&record).to_vec()
+}
+
+fn path_of(base: &[u8], given: &[u8], cut: u32) -> given_path {
+    given_path { base_length: base.len() as u32, given_length: given.len() as u32, cut, traits: 0 }
+}
+
+fn file_open_bytes(base: &[u8], given: &[u8], cut: u32, error: u32) -> Vec<u8> {
+    let tail = [base, given].concat();
+    let record = file_open_record {
+        header: header(record_kind::RECORD_FILE_OPEN, size_of::<file_open_record>() + tail.len()),
+        inode: 5,
+        device: 0,
+        r#type: file_kind::FILE_OTHER.0,
+        flags: 0o101,
+        mode: 0o640,
+        error,
+        created: 1 - error.min(1),
+        path: path_of(base, given, cut),
+    };
+    [bytes_of(&record), &tail].concat()
+}
+
+fn file_change_bytes(change: file_changed) -> Vec<u8> {
+    let (base, given, other): (&[u8], &[u8], &[u8]) = (b"etc\0", b"./a\xff", b"/tmp/b");
+    let tail = [base, given, base, other].concat();
+    let record = file_change_record {
+        header: header(record_kind::RECORD_FILE_CHANGE, size_of::<file_change_record>() + tail.len()),
+        size: 9,
+        change: change.0,
+        error: 13,
+        mode: 0o600,
+        uid: u32::MAX,
+        gid: 4,
+        padding: 0,
+        path: path_of(base, given, 0),
+        other_path: path_of(base, other, 0),
+    };
+    [bytes_of(&record), &tail].concat()
+}
+
 /// A flat record's fields: those of the task that it has, in its own order.
 fn flat(mut fields: serde_json::Value) -> serde_json::Value {
     let task = json!({
@@ -261,6 +341,74 @@ fn syscalls() {
     let count = json!({"number": 110, "abi": "x32", "count": 5, "errors": 2, "total_time": 9});
     let columns = decoded(&syscall_count_bytes());
     assert_eq!(serde_json::to_value(&columns.syscall_count[0]).unwrap(), with_task(TIME, count));
+}
+
+#[test]
+fn sums_of_files() {
+    let fields = |path: &str, more: serde_json::Value| {
+        let mut fields = json!({
+            "path": path, "path_truncated": false, "deleted": false, "file_type": "regular", "inode": 5,
+            "device": 0x103, "reads": 1, "writes": 2, "read_bytes": 3, "write_bytes": 4, "lossy": false,
+        });
+        fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        // Major 1, minor 0x203, as stat packs them.
+        fields["device"] = json!(0x0020_0103);
+        with_task(TIME, fields)
+    };
+    let value = |bytes: Vec<u8>| serde_json::to_value(&decoded(&bytes).file_activity[0]).unwrap();
+    assert_eq!(value(activity_bytes(b"hosts\0etc\0", 0, 0)), fields("/etc/hosts", json!({})));
+    let cut = json!({"path_truncated": true, "deleted": true});
+    let deleted = file_trait::FILE_DELETED.0;
+    assert_eq!(value(activity_bytes(b"deep\0down\0th", deleted, 1)), fields(".../down/deep", cut));
+    let nameless = file_trait::FILE_NAMELESS.0;
+    assert_eq!(value(activity_bytes(b"TCP\0", nameless, 0)), fields("TCP", json!({})));
+    assert_eq!(value(activity_bytes(b"\0", nameless, 0)), fields("pipe", json!({})));
+    let memfd = nameless | file_trait::FILE_MEMFD.0;
+    assert_eq!(value(activity_bytes(b"memfd:x\0", memfd, 0)), fields("/memfd:x", json!({})));
+}
+
+#[test]
+fn single_reads_and_writes() {
+    let mut fields = flat(json!({
+        "device": 257, "inode": 5, "bytes": 6, "error": 7, "operation": "write", "file_type": "socket",
+    }));
+    fields.as_object_mut().unwrap().remove("number");
+    assert_eq!(serde_json::to_value(decoded(&file_io_bytes()).file_io[0]).unwrap(), fields);
+}
+
+#[test]
+fn opened_files() {
+    let fields = |path: &str, truncated: bool, error: u32| {
+        let fields = json!({
+            "path": path, "path_truncated": truncated, "flags": 0o101, "mode": 0o640, "write": true,
+            "created": error == 0, "deleted": false, "memfd": false, "error": error, "file_type": "other", "inode": 5,
+            "device": 0, "lossy": false,
+        });
+        with_task(TIME, fields)
+    };
+    let value = |bytes: Vec<u8>| serde_json::to_value(&decoded(&bytes).file_open[0]).unwrap();
+    assert_eq!(value(file_open_bytes(b"x\0home\0", b"", 0, 0)), fields("/home/x", false, 0));
+    assert_eq!(value(file_open_bytes(b"home\0", b"a/../b", 0, 2)), fields("/home/a/../b", false, 2));
+    assert_eq!(value(file_open_bytes(b"", b"etc", 0, 2)), fields("/etc", false, 2));
+    assert_eq!(value(file_open_bytes(b"", b"/etc", 0, 2)), fields("/etc", false, 2));
+    assert_eq!(value(file_open_bytes(b"d\0", b"n", path_cut::BASE_CUT.0, 2)), fields(".../d/n", true, 2));
+    assert_eq!(value(file_open_bytes(b"", b"n", path_cut::BASE_UNKNOWN.0, 9)), fields(".../n", true, 9));
+}
+
+#[test]
+fn changed_files() {
+    let fields = |change: &str, other: Option<&str>, size: Option<u64>| {
+        let fields = json!({
+            "change": change, "path": "/etc/a\\xff", "other_path": other, "paths_truncated": false, "new_mode": 0o600,
+            "new_uid": null, "new_gid": 4, "new_size": size, "error": 13, "lossy": true,
+        });
+        with_task(TIME, fields)
+    };
+    let value = |change| serde_json::to_value(&decoded(&file_change_bytes(change)).file_change[0]).unwrap();
+    assert_eq!(value(file_changed::CHANGE_RENAME), fields("rename", Some("/tmp/b"), None));
+    assert_eq!(value(file_changed::CHANGE_SYMLINK), fields("symlink", Some("/tmp/b"), None));
+    assert_eq!(value(file_changed::CHANGE_DELETE), fields("delete", None, None));
+    assert_eq!(value(file_changed::CHANGE_TRUNCATE), fields("truncate", None, Some(9)));
 }
 
 #[test]
@@ -334,6 +482,10 @@ fn bytes_that_make_no_sense_are_an_error_and_never_a_panic() {
         cgroup_bytes(record_kind::RECORD_CGROUP_CREATED),
         seccomp_bytes(seccomp_did::SECCOMP_TRAP, 31),
         ipc_bytes(1),
+        activity_bytes(b"a\0", 0, 0),
+        file_io_bytes(),
+        file_open_bytes(b"a\0", b"b", 0, 2),
+        file_change_bytes(file_changed::CHANGE_RENAME),
     ];
     for fixture in fixtures {
         for length in 0..fixture.len() {

@@ -52,6 +52,10 @@ print! {
     OnSyscall::on_syscall(Syscall), "syscall";
     OnSyscallReturn::on_syscall_return(SyscallReturn), "syscall-return";
     OnSyscallCount::on_syscall_count(SyscallCount), "syscall-count";
+    OnFileActivity::on_file_activity(FileActivity), "file-activity";
+    OnFileIo::on_file_io(FileIo), "file-io";
+    OnFileOpen::on_file_open(FileOpen), "file-open";
+    OnFileChange::on_file_change(FileChange), "file-change";
     OnTcpConnect::on_tcp_connect(TcpConnect), "tcp-connect";
     OnTcpAccept::on_tcp_accept(TcpAccept), "tcp-accept";
     OnTcpClose::on_tcp_close(TcpClose), "tcp-close";

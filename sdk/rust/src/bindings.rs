@@ -19,7 +19,9 @@ mod services {
     wit_bindgen::generate!({ path: "../../wit", world: "services", generate_all, additional_derives: [PartialEq] });
 }
 
-pub use services::eunomia::plugin::{alerts, cgroup, ipc, process, processes, seccomp, syscall, syscalls, tcp, types};
+pub use services::eunomia::plugin::{
+    alerts, cgroup, files, ipc, process, processes, seccomp, syscall, syscalls, tcp, types,
+};
 
 macro_rules! exported {
     ($($interface:ident, $world:literal;)*) => { $(
@@ -33,6 +35,7 @@ macro_rules! exported {
                     "eunomia:plugin/processes@0.1.0": crate::bindings::processes,
                     "eunomia:plugin/syscall@0.1.0": crate::bindings::syscall,
                     "eunomia:plugin/syscalls@0.1.0": crate::bindings::syscalls,
+                    "eunomia:plugin/files@0.1.0": crate::bindings::files,
                     "eunomia:plugin/tcp@0.1.0": crate::bindings::tcp,
                     "eunomia:plugin/ipc@0.1.0": crate::bindings::ipc,
                     "eunomia:plugin/seccomp@0.1.0": crate::bindings::seccomp,
@@ -54,6 +57,10 @@ exported! {
     OnSyscall, "handles-syscall";
     OnSyscallReturn, "handles-syscall-return";
     OnSyscallCount, "handles-syscall-count";
+    OnFileActivity, "handles-file-activity";
+    OnFileIo, "handles-file-io";
+    OnFileOpen, "handles-file-open";
+    OnFileChange, "handles-file-change";
     OnTcpConnect, "handles-tcp-connect";
     OnTcpAccept, "handles-tcp-accept";
     OnTcpClose, "handles-tcp-close";
@@ -69,6 +76,10 @@ exported! {
     FilterSyscall, "filters-syscall";
     FilterSyscallReturn, "filters-syscall-return";
     FilterSyscallCount, "filters-syscall-count";
+    FilterFileActivity, "filters-file-activity";
+    FilterFileIo, "filters-file-io";
+    FilterFileOpen, "filters-file-open";
+    FilterFileChange, "filters-file-change";
     FilterTcpConnect, "filters-tcp-connect";
     FilterTcpAccept, "filters-tcp-accept";
     FilterTcpClose, "filters-tcp-close";

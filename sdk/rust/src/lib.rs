@@ -33,7 +33,7 @@ mod settings;
 
 use std::marker::PhantomData;
 
-pub use bindings::{alerts, cgroup, ipc, process, processes, seccomp, syscall, syscalls, tcp, types};
+pub use bindings::{alerts, cgroup, files, ipc, process, processes, seccomp, syscall, syscalls, tcp, types};
 pub use raise::About;
 pub use settings::from_config;
 
@@ -41,6 +41,7 @@ pub use settings::from_config;
 pub mod prelude {
     pub use crate::alerts::{Alert, RaisedAlert, Severity};
     pub use crate::cgroup::{CgroupCreated, CgroupRemoved};
+    pub use crate::files::{Change, FileActivity, FileChange, FileIo, FileOpen, FileOperation, FileType};
     pub use crate::ipc::IpcAccess;
     pub use crate::process::{Exec, Exit, Fork};
     pub use crate::seccomp::SeccompAction;
@@ -49,13 +50,14 @@ pub mod prelude {
     pub use crate::types::Task;
     pub use crate::{About, Plugin, export, from_config, processes};
     pub use crate::{
-        FilterCgroupCreated, FilterCgroupRemoved, FilterExec, FilterExit, FilterFork, FilterIpcAccess,
-        FilterSeccompAction, FilterSyscall, FilterSyscallCount, FilterSyscallReturn, FilterTcpAccept, FilterTcpClose,
-        FilterTcpConnect,
+        FilterCgroupCreated, FilterCgroupRemoved, FilterExec, FilterExit, FilterFileActivity, FilterFileChange,
+        FilterFileIo, FilterFileOpen, FilterFork, FilterIpcAccess, FilterSeccompAction, FilterSyscall,
+        FilterSyscallCount, FilterSyscallReturn, FilterTcpAccept, FilterTcpClose, FilterTcpConnect,
     };
     pub use crate::{
-        OnAlert, OnCgroupCreated, OnCgroupRemoved, OnExec, OnExit, OnFork, OnIpcAccess, OnSeccompAction, OnSyscall,
-        OnSyscallCount, OnSyscallReturn, OnTcpAccept, OnTcpClose, OnTcpConnect, OnTick,
+        OnAlert, OnCgroupCreated, OnCgroupRemoved, OnExec, OnExit, OnFileActivity, OnFileChange, OnFileIo, OnFileOpen,
+        OnFork, OnIpcAccess, OnSeccompAction, OnSyscall, OnSyscallCount, OnSyscallReturn, OnTcpAccept, OnTcpClose,
+        OnTcpConnect, OnTick,
     };
 }
 
@@ -116,6 +118,14 @@ interfaces! {
     OnSyscallReturn::on_syscall_return(events: Vec<syscall::SyscallReturn>), on_syscall_return.handle;
     /// Handles sums of system calls: a run of events in time order.
     OnSyscallCount::on_syscall_count(events: Vec<syscall::SyscallCount>), on_syscall_count.handle;
+    /// Handles sums of reads and writes: a run of events in time order.
+    OnFileActivity::on_file_activity(events: Vec<files::FileActivity>), on_file_activity.handle;
+    /// Handles single reads and writes: a run of events in time order.
+    OnFileIo::on_file_io(events: Vec<files::FileIo>), on_file_io.handle;
+    /// Handles files that were opened: a run of events in time order.
+    OnFileOpen::on_file_open(events: Vec<files::FileOpen>), on_file_open.handle;
+    /// Handles files that were changed: a run of events in time order.
+    OnFileChange::on_file_change(events: Vec<files::FileChange>), on_file_change.handle;
     /// Handles connections that were made or failed: a run of events in time order.
     OnTcpConnect::on_tcp_connect(events: Vec<tcp::TcpConnect>), on_tcp_connect.handle;
     /// Handles connections that were accepted: a run of events in time order.
@@ -146,6 +156,14 @@ interfaces! {
     FilterSyscallReturn::keep_syscall_return(events: Vec<syscall::SyscallReturn>) -> Vec<bool>, filter_syscall_return.keep;
     /// Decides which `syscall-count` events pass: one answer per event, in the same order.
     FilterSyscallCount::keep_syscall_count(events: Vec<syscall::SyscallCount>) -> Vec<bool>, filter_syscall_count.keep;
+    /// Decides which `file-activity` events pass: one answer per event, in the same order.
+    FilterFileActivity::keep_file_activity(events: Vec<files::FileActivity>) -> Vec<bool>, filter_file_activity.keep;
+    /// Decides which `file-io` events pass: one answer per event, in the same order.
+    FilterFileIo::keep_file_io(events: Vec<files::FileIo>) -> Vec<bool>, filter_file_io.keep;
+    /// Decides which `file-open` events pass: one answer per event, in the same order.
+    FilterFileOpen::keep_file_open(events: Vec<files::FileOpen>) -> Vec<bool>, filter_file_open.keep;
+    /// Decides which `file-change` events pass: one answer per event, in the same order.
+    FilterFileChange::keep_file_change(events: Vec<files::FileChange>) -> Vec<bool>, filter_file_change.keep;
     /// Decides which `tcp-connect` events pass: one answer per event, in the same order.
     FilterTcpConnect::keep_tcp_connect(events: Vec<tcp::TcpConnect>) -> Vec<bool>, filter_tcp_connect.keep;
     /// Decides which `tcp-accept` events pass: one answer per event, in the same order.

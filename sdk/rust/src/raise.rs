@@ -2,6 +2,7 @@
 
 use crate::alerts::{self, Alert, Field, RaisedAlert, Severity};
 use crate::cgroup::{CgroupCreated, CgroupRemoved};
+use crate::files::{FileActivity, FileChange, FileOpen};
 use crate::ipc::IpcAccess;
 use crate::process::{Exec, Exit, Fork};
 use crate::seccomp::SeccompAction;
@@ -36,6 +37,9 @@ about!(
     Exit,
     Fork,
     SyscallCount,
+    FileActivity,
+    FileOpen,
+    FileChange,
     TcpConnect,
     TcpAccept,
     TcpClose,
