@@ -1,40 +1,16 @@
 //! Counts executions and durations per program, and reports the busiest at each tick and at the end.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
-use std::io::Write as _;
 
 use eunomia_plugin::prelude::*;
-use serde::{Deserialize, Serialize};
+use eunomia_plugin::report::{self, Row, Settings};
+use serde::Serialize;
 
 /// Programs counted one by one. Those that come later are counted together, as `(other)`.
 const MAX_PROGRAMS: usize = 4096;
 
 /// Running processes whose program is remembered until they end.
 const MAX_RUNNING: usize = 65_536;
-
-#[derive(Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Settings {
-    /// How many programs a report shows.
-    top: usize,
-    /// `text` for people, `json` for programs.
-    format: Format,
-}
-
-#[derive(Deserialize, Clone, Copy, PartialEq, Default)]
-#[serde(rename_all = "lowercase")]
-enum Format {
-    #[default]
-    Text,
-    Json,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings { top: 10, format: Format::Text }
-    }
-}
 
 /// What is counted of a program.
 #[derive(Default, Clone, Serialize)]
@@ -47,11 +23,21 @@ struct Program {
 }
 
 #[derive(Serialize)]
-struct Row<'a> {
-    kind: &'static str,
+struct Runs<'a> {
     exe: &'a str,
     #[serde(flatten)]
     program: &'a Program,
+}
+
+impl Row for Runs<'_> {
+    const KIND: &'static str = "exec-stats";
+    const HEADING: &'static str = "     EXECS      EXITS   FAILURES      MEAN MS  PROGRAM";
+
+    fn line(&self) -> String {
+        let Runs { exe, program: Program { executions, exits, failures, duration } } = self;
+        let mean = *duration as f64 / 1e6 / (*exits).max(1) as f64;
+        format!("{executions:>10} {exits:>10} {failures:>10} {mean:>12.3}  {exe}")
+    }
 }
 
 #[derive(Default)]
@@ -90,30 +76,13 @@ impl ExecStats {
         let mut programs: Vec<_> = self.programs.iter().collect();
         programs.sort_by_key(|(exe, program)| (std::cmp::Reverse(program.executions), *exe));
         programs.truncate(self.settings.top);
-        let mut text = String::new();
-        if self.settings.format == Format::Text {
-            _ = writeln!(text, "{:>10} {:>10} {:>10} {:>12}  PROGRAM", "EXECS", "EXITS", "FAILURES", "MEAN MS");
-        }
-        for (exe, program) in programs {
-            match self.settings.format {
-                Format::Text => {
-                    let Program { executions, exits, failures, duration } = program;
-                    let mean = *duration as f64 / 1e6 / (*exits).max(1) as f64;
-                    _ = writeln!(text, "{executions:>10} {exits:>10} {failures:>10} {mean:>12.3}  {exe}");
-                }
-                Format::Json => {
-                    let row = Row { kind: "exec-stats", exe, program };
-                    text += &serde_json::to_string(&row).expect("strings and numbers always serialise");
-                    text.push('\n');
-                }
-            }
-        }
-        text
+        let rows: Vec<_> = programs.into_iter().map(|(exe, program)| Runs { exe, program }).collect();
+        report::text(self.settings.format, &rows)
     }
 
     fn print(&mut self) {
         if std::mem::take(&mut self.changed) {
-            _ = std::io::stdout().lock().write_all(self.report().as_bytes());
+            print!("{}", self.report());
         }
     }
 }
@@ -197,7 +166,7 @@ mod tests {
 
     #[test]
     fn executions_and_durations_are_summed_per_program() {
-        let mut stats = ExecStats { settings: Settings { top: 1, format: Format::Json }, ..Default::default() };
+        let mut stats = ExecStats { settings: Settings { top: 1, format: report::Format::Json }, ..Default::default() };
         for pid in 1..=3 {
             stats.exec(&exec(pid, "/bin/true"));
         }

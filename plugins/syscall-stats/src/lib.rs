@@ -1,40 +1,13 @@
 //! Reports at each tick which programs made which system calls most often, and how long those took.
 
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::io::Write as _;
-
 use eunomia_plugin::prelude::*;
+use eunomia_plugin::report::{self, Row, Settings, Sums};
 use eunomia_plugin::syscall::Abi;
 use eunomia_plugin::syscalls;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// Pairs of program and call counted one by one in an interval. Those beyond are counted together, as `(other)`.
 const MAX_ROWS: usize = 16_384;
-
-#[derive(Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Settings {
-    /// How many rows a report shows.
-    top: usize,
-    /// `text` for people, `json` for programs.
-    format: Format,
-}
-
-#[derive(Deserialize, Clone, Copy, PartialEq, Default)]
-#[serde(rename_all = "lowercase")]
-enum Format {
-    #[default]
-    Text,
-    Json,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings { top: 10, format: Format::Text }
-    }
-}
 
 /// A system call: how it is made, and its number.
 type Call = (Abi, u32);
@@ -49,19 +22,28 @@ struct Sum {
 }
 
 #[derive(Serialize)]
-struct Row<'a> {
-    kind: &'static str,
-    comm: &'a str,
-    syscall: &'a str,
+struct Calls {
+    comm: String,
+    syscall: String,
     #[serde(flatten)]
-    sum: &'a Sum,
+    sum: Sum,
+}
+
+impl Row for Calls {
+    const KIND: &'static str = "syscall-stats";
+    const HEADING: &'static str = "       CALLS     ERRORS      MEAN US  SYSCALL          PROGRAM";
+
+    fn line(&self) -> String {
+        let Calls { comm, syscall, sum: Sum { count, errors, total_time } } = self;
+        let mean = *total_time as f64 / 1e3 / (*count).max(1) as f64;
+        format!("{count:>12} {errors:>10} {mean:>12.3}  {syscall:<16} {comm}")
+    }
 }
 
 #[derive(Default)]
 struct SyscallStats {
     settings: Settings,
-    sums: BTreeMap<(String, Call), Sum>,
-    others: Sum,
+    sums: Sums<(String, Call), Sum, MAX_ROWS>,
 }
 
 /// A call's name, marked where it is not of the machine's own table.
@@ -76,47 +58,26 @@ fn name((abi, number): Call) -> String {
 
 impl SyscallStats {
     fn add(&mut self, event: &SyscallCount) {
-        let key = (event.task.comm.clone(), (event.abi, event.number));
-        let has_room = self.sums.len() < MAX_ROWS || self.sums.contains_key(&key);
-        let sum = if has_room { self.sums.entry(key).or_default() } else { &mut self.others };
+        let sum = self.sums.of((event.task.comm.clone(), (event.abi, event.number)));
         sum.count += event.count;
         sum.errors += event.errors;
         sum.total_time += event.total_time;
     }
 
-    /// The report of what has come since the last one.
-    fn report(&mut self, name: fn(Call) -> String) -> String {
-        let mut rows: Vec<_> = std::mem::take(&mut self.sums).into_iter().collect();
-        rows.sort_by_key(|(_, sum)| Reverse(sum.count));
-        rows.truncate(self.settings.top);
-        let mut rows: Vec<_> = rows.into_iter().map(|((comm, call), sum)| ((comm, name(call)), sum)).collect();
-        let others = std::mem::take(&mut self.others);
-        if others.count > 0 {
-            rows.push((("(other)".to_owned(), "(other)".to_owned()), others));
-        }
-        let mut text = String::new();
-        if self.settings.format == Format::Text && !rows.is_empty() {
-            _ = writeln!(text, "{:>12} {:>10} {:>12}  {:<16} PROGRAM", "CALLS", "ERRORS", "MEAN US", "SYSCALL");
-        }
-        for ((comm, syscall), sum) in &rows {
-            match self.settings.format {
-                Format::Text => {
-                    let mean = sum.total_time as f64 / 1e3 / sum.count.max(1) as f64;
-                    _ = writeln!(text, "{:>12} {:>10} {mean:>12.3}  {syscall:<16} {comm}", sum.count, sum.errors);
-                }
-                Format::Json => {
-                    let row = Row { kind: "syscall-stats", comm, syscall, sum };
-                    text += &serde_json::to_string(&row).expect("strings and numbers always serialise");
-                    text.push('\n');
-                }
-            }
-        }
-        text
+    /// The rows of what has come since the last report.
+    fn rows(&mut self, name: fn(Call) -> String) -> Vec<Calls> {
+        let other = || "(other)".to_owned();
+        let sums = self.sums.take(self.settings.top, |sum| sum.count).into_iter();
+        sums.map(|(key, sum)| match key {
+            Some((comm, call)) => Calls { comm, syscall: name(call), sum },
+            None => Calls { comm: other(), syscall: other(), sum },
+        })
+        .collect()
     }
 
     fn print(&mut self) {
-        let report = self.report(name);
-        _ = std::io::stdout().lock().write_all(report.as_bytes());
+        let rows = self.rows(name);
+        report::print(self.settings.format, &rows);
     }
 }
 
@@ -168,14 +129,15 @@ mod tests {
 
     #[test]
     fn a_report_sums_the_processes_of_a_program_and_begins_anew() {
-        let mut stats = SyscallStats { settings: Settings { top: 1, format: Format::Json }, ..Default::default() };
+        let settings = Settings { top: 1, format: report::Format::Json };
+        let mut stats = SyscallStats { settings, ..Default::default() };
         stats.add(&count("sh", Abi::Native, 0, 5));
         stats.add(&count("sh", Abi::Native, 0, 6));
         stats.add(&count("cat", Abi::Native, 0, 7));
         let expected =
             r#"{"kind":"syscall-stats","comm":"sh","syscall":"call-0","count":11,"errors":2,"total_time":4000}"#;
         let number = |(_, number): Call| format!("call-{number}");
-        assert_eq!(stats.report(number).trim_end(), expected);
-        assert_eq!(stats.report(number), "");
+        assert_eq!(report::text(report::Format::Json, &stats.rows(number)).trim_end(), expected);
+        assert!(stats.rows(number).is_empty());
     }
 }

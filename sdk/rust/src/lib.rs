@@ -29,6 +29,7 @@
 #[doc(hidden)]
 pub mod bindings;
 mod raise;
+pub mod report;
 mod settings;
 
 use std::marker::PhantomData;
