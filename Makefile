@@ -9,6 +9,7 @@ C_PLUGIN := target/fixtures/c-plugin.wasm
 TESTS := $(notdir $(basename $(wildcard tests/*.rs)) $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs)))
 # Those that start thousands of processes on the running kernel.
 STORMS := kernel seccomp source sources
+STATIC := target/static/eunomia-host
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: build
@@ -24,6 +25,10 @@ run: build ## the host with the shipped plugins, until Ctrl-C
 .PHONY: test
 test: build fixtures lint ## every test; those of the running kernel need root
 	@RUST_TEST_THREADS=1 scripts/test.sh
+
+.PHONY: test-vm
+test-vm: static fixtures ## the tests of the running kernel on other kernels, in virtual machines
+	@scripts/vm/run.sh $(STATIC) $(STORMS)
 
 .PHONY: test-quick
 test-quick: build fixtures ## the tests that leave the machine in peace
@@ -51,6 +56,15 @@ fixtures: setup-test $(C_PLUGIN)
 
 $(C_PLUGIN): $(wildcard $(addprefix tests/fixtures/c-plugin/,*.c *.sh wit/*.wit tool/Cargo.* tool/src/*.rs) wit/*.wit) | setup-test
 	tests/fixtures/c-plugin/build.sh $@
+
+.PHONY: static
+static: build ## the host without shared libraries, as target/static/eunomia-host
+	@# Only its own crate and libbpf are compiled once more; then the usual binary is put back.
+	LIBBPF_SYS_LIBRARY_PATH=$$(dirname "$$(cc -print-file-name=libelf.a)") \
+		cargo rustc --release --features static --bin eunomia-host -- -C target-feature=+crt-static
+	@mkdir -p $(dir $(STATIC))
+	cp $(HOST) $(STATIC)
+	cargo build --release
 
 .PHONY: help
 help:
