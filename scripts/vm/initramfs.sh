@@ -7,6 +7,7 @@ out=$(realpath -m "$1") host=$2
 shift 2
 root=$PWD
 tree=$(mktemp -d)
+chmod 755 "$tree"
 trap 'rm -rf "$tree"' EXIT
 mkdir -p "$tree"/{bin,dev,proc,sys,tmp,run,tests,etc,usr/bin} "$tree/$root/target/release"
 

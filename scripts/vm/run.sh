@@ -13,7 +13,7 @@ vm=target/vm
 longest_seconds=1200
 memory_mib=3072
 # The kernel's own list of security modules would leave out BPF on 5.10.
-common="console=ttyS0 quiet panic=-1 lsm=lockdown,yama,apparmor,bpf"
+common="console=ttyS0 quiet panic=-1 mitigations=off lsm=lockdown,yama,apparmor,bpf"
 
 # What each kernel is expected to grant: the rungs that must attach and be exact there. Said here, independently of what the
 # host finds.
@@ -37,7 +37,7 @@ scripts/vm/initramfs.sh "$vm/initramfs" "$host" "${tests[@]}"
 boot() { # NAME
 	local kernel=$vm/kernels/$1
 	{ cat "$vm/initramfs" && (cd "$kernel" && echo overlay.ko | cpio --quiet -o -H newc); } >"$vm/$1.initramfs"
-	timeout --signal=KILL "$longest_seconds" qemu-system-x86_64 -machine q35 -accel tcg -cpu max -smp 2 -m "$memory_mib" \
+	timeout --signal=KILL "$longest_seconds" qemu-system-x86_64 -machine q35 -accel tcg -cpu max,la57=off -smp 2 -m "$memory_mib" \
 		-nodefaults -no-user-config -display none -serial "file:$vm/$1.log" -no-reboot -kernel "$kernel/vmlinuz" \
 		-initrd "$vm/$1.initramfs" -append "$common EUNOMIA_EXPECT_HOOKS=$(expected "$1") EUNOMIA_FILTER=${FILTER:-}" \
 		</dev/null || true
