@@ -20,6 +20,9 @@ const LOG_LINES: usize = 20;
 /// What libbpf says besides, and its advice on ulimit, which misleads.
 const NOISE: &[&str] = &["ulimit", "processed ", "libbpf:", "PROG LOAD LOG"];
 
+/// Where kernels that have kprobes say so.
+const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
+
 /// CAP_SYS_ADMIN, CAP_PERFMON and CAP_BPF in linux/capability.h.
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
@@ -85,9 +88,7 @@ pub fn load(source: &Source, narrowing: &Narrowing) -> (Option<Loaded>, State) {
 /// Whether this kernel grants such hooks at all, found out by a small program: loading a whole source for it takes long.
 fn granted(hook: &'static str) -> Result<(), Refusal> {
     match PROBE.rungs.iter().zip(&PROBED).find(|(rung, _)| rung.hook == hook) {
-        Some((rung, probed)) => {
-            probed.get_or_init(|| load_rung(&PROBE, rung, &Narrowing::default()).map(drop)).clone()
-        }
+        Some((rung, probed)) => probed.get_or_init(|| load_rung(&PROBE, rung, &Narrowing::default()).map(drop)).clone(),
         None => Ok(()),
     }
 }
@@ -95,7 +96,7 @@ fn granted(hook: &'static str) -> Result<(), Refusal> {
 fn load_rung(source: &Source, rung: &Rung, narrowing: &Narrowing) -> Result<Loaded, Refusal> {
     LAST_MESSAGES.with_borrow_mut(Vec::clear);
     let refused = |step: &str, error: &libbpf_rs::Error| {
-        let reason = explain(step, error);
+        let reason = explain(rung.hook, step, error);
         Refusal { hook: rung.hook, reason, log: last_lines() }
     };
     let object = open_and_load(source, rung.programs, Some(narrowing)).map_err(|error| refused("load", &error))?;
@@ -161,7 +162,7 @@ fn fill(object: &Object, map: &str, keys: impl Iterator<Item = Vec<u8>>) -> libb
 }
 
 /// What happened, the likely cause and the remedy, in a line.
-fn explain(step: &str, error: &libbpf_rs::Error) -> String {
+fn explain(hook: &str, step: &str, error: &libbpf_rs::Error) -> String {
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
         return "the kernel says nothing of its types (no /sys/kernel/btf/vmlinux, or sysfs is not mounted): use one \
                 built with CONFIG_DEBUG_INFO_BTF, as the distributions' are"
@@ -174,6 +175,9 @@ fn explain(step: &str, error: &libbpf_rs::Error) -> String {
         }
         ErrorKind::PermissionDenied if step == "load" && last_line().is_none() => {
             "this kernel refuses such programs (no BPF trampolines, or locked down)".into()
+        }
+        ErrorKind::NotFound if hook == "kprobe" && !Path::new(KPROBES).exists() => {
+            "this kernel was built without kprobes".into()
         }
         ErrorKind::NotFound if step == "attach" && !tracefs_is_mounted() => {
             "tracefs is not mounted: mount -t tracefs nodev /sys/kernel/tracing".into()

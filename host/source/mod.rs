@@ -225,6 +225,10 @@ pub fn probe(narrowing: &Narrowing) -> Vec<SourceState> {
         let probe = |source: &'static &Source| scope.spawn(|| load::load(source, narrowing).1);
         let states: Vec<_> = SOURCES.iter().map(probe).collect();
         let state = |state: std::thread::ScopedJoinHandle<'_, State>| state.join().expect("loading does not panic");
-        SOURCES.iter().zip(states).map(|(source, probed)| SourceState { source: source.name, state: state(probed) }).collect()
+        SOURCES
+            .iter()
+            .zip(states)
+            .map(|(source, probed)| SourceState { source: source.name, state: state(probed) })
+            .collect()
     })
 }

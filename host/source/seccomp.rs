@@ -49,4 +49,5 @@ pub static SECCOMP: Source = Source {
 const NOBODY_THERE: &str = "that a tracer or supervisor was to be asked and none was there (said to be errno 38)";
 
 /// What tracepoints on calls and returns cannot see.
-const MISSES: &str = "calls that a filter only logs; that a tracer or supervisor was asked (said to be errno where it stopped the call)";
+const MISSES: &str =
+    "calls that a filter only logs; that a tracer or supervisor was asked (said to be errno where it stopped the call)";
