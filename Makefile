@@ -6,9 +6,11 @@ PLUGINS := $(patsubst plugins/%/Cargo.toml,%,$(wildcard plugins/*/Cargo.toml))
 # Plugins that only tests run.
 FIXTURES := $(patsubst tests/fixtures/%/Cargo.toml,%,$(wildcard tests/fixtures/*/Cargo.toml))
 C_PLUGIN := target/fixtures/c-plugin.wasm
+CALLS := target/fixtures/calls
 TESTS := $(notdir $(basename $(wildcard tests/*.rs)) $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs)))
 # Those that start thousands of processes on the running kernel.
 STORMS := files kernel seccomp source sources
+STATIC := target/static/eunomia-host
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: build
@@ -22,8 +24,13 @@ run: build ## the host with the shipped plugins, until Ctrl-C
 	@exec $(SUDO) $(HOST) --plugin-dir target/plugins
 
 .PHONY: test
-test: build fixtures lint ## every test; those of the running kernel need root
+test: build fixtures lint ## every test, on this kernel and others; those of the running kernel need root
 	@RUST_TEST_THREADS=1 scripts/test.sh
+	@$(MAKE) --no-print-directory test-vm
+
+.PHONY: test-vm
+test-vm: static fixtures setup-vm ## the tests of the running kernel on other kernels, in virtual machines
+	@scripts/vm/run.sh $(STATIC) $(STORMS)
 
 .PHONY: test-quick
 test-quick: build fixtures ## the tests that leave the machine in peace
@@ -38,19 +45,35 @@ lint: setup ## formatting and clippy
 fmt: ## formats the Rust sources
 	cargo fmt --all
 
-.PHONY: setup setup-test
+.PHONY: setup setup-test setup-vm
 setup: ## installs what building needs and is missing
 	@scripts/setup.sh build
 setup-test: ## installs what testing needs besides
 	@scripts/setup.sh test
+setup-vm: ## installs what virtual machines need besides
+	@scripts/setup.sh vm
 
 .PHONY: fixtures
-fixtures: setup-test $(C_PLUGIN)
+fixtures: setup-test $(C_PLUGIN) $(CALLS)
 	cargo build --profile plugin --target wasm32-wasip2 $(addprefix -p ,$(FIXTURES))
 	@scripts/collect-plugins.sh tests/fixtures target/fixtures $(FIXTURES)
 
 $(C_PLUGIN): $(wildcard $(addprefix tests/fixtures/c-plugin/,*.c *.sh wit/*.wit tool/Cargo.* tool/src/*.rs) wit/*.wit) | setup-test
 	tests/fixtures/c-plugin/build.sh $@
+
+# Where its data stands below 4 GiB, which 32-bit calls need.
+$(CALLS): tests/fixtures/calls/calls.c | setup-test
+	@mkdir -p $(@D)
+	cc -O1 -Wall -Werror -no-pie -pthread -o $@ $<
+
+.PHONY: static
+static: build ## the host without shared libraries, as target/static/eunomia-host
+	@# Only its own crate and libbpf are compiled once more; then the usual binary is put back.
+	LIBBPF_SYS_LIBRARY_PATH=$$(dirname "$$(cc -print-file-name=libelf.a)") \
+		cargo rustc --release --features static --bin eunomia-host -- -C target-feature=+crt-static
+	@mkdir -p $(dir $(STATIC))
+	cp $(HOST) $(STATIC)
+	cargo build --release
 
 .PHONY: help
 help:

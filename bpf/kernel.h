@@ -32,6 +32,11 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
+/* Helpers that not every kernel has. */
+enum bpf_func_id___known {
+	BPF_FUNC_get_func_ret___known = 184,
+};
+
 enum {
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
@@ -303,6 +308,18 @@ struct tcp_sock {
 
 struct socket {
 	struct sock *sk;
+};
+
+struct sockaddr_in {
+	unsigned short sin_family;
+	__be16 sin_port;
+	__be32 sin_addr;
+};
+
+struct sockaddr_in6 {
+	unsigned short sin6_family;
+	__be16 sin6_port;
+	struct in6_addr sin6_addr;
 };
 
 struct linux_binprm {

@@ -11,6 +11,9 @@ enum seccomp_did {
 	SECCOMP_TRAP = 1,
 	SECCOMP_KILL_PROCESS = 2,
 	SECCOMP_KILL_THREAD = 3,
+	SECCOMP_LOG = 4,
+	SECCOMP_TRACE = 5,
+	SECCOMP_USER_NOTIF = 6,
 };
 
 struct seccomp_record {
@@ -18,7 +21,7 @@ struct seccomp_record {
 	__u32 number;
 	__u32 abi; /* enum syscall_abi */
 	__u32 action; /* enum seccomp_did */
-	__u32 code; /* the errno, or the signal */
+	__u32 code; /* the errno, or the signal; 0: neither */
 };
 
 #endif

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what building (`build`) or also testing (`test`) needs and this machine lacks: as root with apt or dnf, else it
+# Installs what building (`build`) or also testing (`test`), on other kernels as well (`vm`), needs and this machine lacks: as root with apt or dnf, else it
 # prints the commands and fails. Without anything to install it is quick and uses no network.
 set -euo pipefail
 
@@ -39,10 +39,18 @@ has pkg-config || { apt+=(pkg-config) dnf+=(pkgconf-pkg-config); }
 headers libelf.h gelf.h || { apt+=(libelf-dev) dnf+=(elfutils-libelf-devel); }
 headers zlib.h || { apt+=(zlib1g-dev) dnf+=(zlib-devel); }
 find_clang >/dev/null || { apt+=(CLANG) dnf+=(clang); }
-if [ "$purpose" = test ] && ! makes_wasm; then
+if [ "$purpose" != build ] && ! makes_wasm; then
 	has apt-get || fail "the plugin in C, one of the tests, needs a C compiler for WebAssembly with its C library:" \
 		"unpack the WASI SDK (https://github.com/WebAssembly/wasi-sdk) and set WASI_SDK_PATH to its folder"
 	apt+=(CLANG lld-VERSION wasi-libc libclang-rt-VERSION-dev-wasm32)
+fi
+
+# Their kernels come from Debian's packages. Elsewhere they are not run.
+if [ "$purpose" = vm ] && has apt-get; then
+	has qemu-system-x86_64 || apt+=(qemu-system-x86)
+	has busybox || apt+=(busybox-static)
+	for tool in cpio zstd; do has "$tool" || apt+=("$tool"); done
+	has xz || apt+=(xz-utils)
 fi
 
 newest() {

@@ -40,7 +40,7 @@ fn reads_and_writes_are_summed_exactly_by_file_and_thread() {
     const FILES: usize = 20;
     const READS: usize = 500;
     const WRITES: usize = 250;
-    for hook in hooks() {
+    for hook in hooks("files") {
         let folder = Folder::new("activity");
         let path = |number: usize| folder.0.join(format!("file-{number}"));
         let mut size = 0;
@@ -70,7 +70,7 @@ fn reads_and_writes_are_summed_exactly_by_file_and_thread() {
 
 #[test]
 fn what_is_in_no_directory_and_what_is_deleted_is_named() {
-    for hook in hooks() {
+    for hook in hooks("files") {
         let folder = Folder::new("nameless");
         let path = folder.0.join("deleted");
         let mut inode = 0;
@@ -105,7 +105,7 @@ fn what_is_in_no_directory_and_what_is_deleted_is_named() {
 #[test]
 fn each_read_and_write_is_seen_with_its_size_and_error() {
     const TIMES: usize = 2_000;
-    for hook in hooks() {
+    for hook in hooks("files") {
         let folder = Folder::new("io");
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(folder.0.join("file")).unwrap();
         let directory = File::open(&folder.0).unwrap();
@@ -150,7 +150,7 @@ fn opened_files_are_seen_by_their_real_paths_and_failures_by_those_asked_for() {
     const EACH: usize = 80;
     const CREATED: usize = 50;
     const FAILED: usize = 50;
-    for hook in hooks() {
+    for hook in hooks("files") {
         let folder = Folder::new("open");
         let base = folder.0.to_str().unwrap().to_owned();
         let deep = folder.0.join("a/b");
@@ -205,7 +205,7 @@ fn opened_files_are_seen_by_their_real_paths_and_failures_by_those_asked_for() {
 
 #[test]
 fn long_paths_are_cut_at_the_front_and_marked() {
-    for hook in hooks() {
+    for hook in hooks("files") {
         let folder = Folder::new("long");
         let start = File::open(&folder.0).unwrap();
         let name = "n".repeat(200);
@@ -232,7 +232,7 @@ fn long_paths_are_cut_at_the_front_and_marked() {
 #[test]
 fn changes_are_seen_with_both_paths_and_what_was_set() {
     const TIMES: usize = 10;
-    for hook in hooks() {
+    for hook in hooks("files") {
         let folder = Folder::new("change");
         let base = folder.0.to_str().unwrap().to_owned();
         let at = |name: &str| folder.0.join(name);

@@ -10,7 +10,7 @@ use eunomia_host::event::{Columns, Kind};
 use eunomia_host::wit::seccomp::Action;
 use eunomia_host::wit::syscall::Abi;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
-use support::{hooks, watch};
+use support::{CALLS, hooks, is_tracepoint, run_calls, watch};
 
 const GETPPID: u32 = 110;
 
@@ -79,7 +79,7 @@ fn actions(seen: &Columns, pid: u32) -> Vec<Action> {
 
 #[test]
 fn each_action_of_a_filter_is_seen() {
-    for hook in hooks() {
+    for hook in hooks("seccomp") {
         let kinds = [Kind::SeccompAction].into_iter().collect();
         let mut pids = BTreeMap::new();
         let mut killed = Vec::new();
@@ -108,7 +108,38 @@ fn each_action_of_a_filter_is_seen() {
         for pid in killed {
             assert_eq!(actions(&seen, pid), [Action::KillProcess], "{hook}");
         }
-        // The rung says that it misses these.
-        assert_eq!(actions(&seen, pids["log"]), [], "{hook}");
+        // Tracepoints say that they miss these.
+        let logged = if is_tracepoint(hook) { 0 } else { TIMES };
+        assert_eq!(actions(&seen, pids["log"]), vec![Action::Log; logged], "{hook}");
+    }
+}
+
+#[test]
+fn what_a_supervisor_answers_is_seen() {
+    for hook in hooks("seccomp") {
+        let mut pid = 0;
+        let seen = watch(hook, [Kind::SeccompAction].into_iter().collect(), || {
+            pid = run_calls("user-notif").expect("every kernel has it").0;
+        });
+        let did: Vec<_> = seen.seccomp_action.iter().filter(|event| event.task.pid == pid).collect();
+        assert!(did.iter().all(|event| event.number == GETPPID && event.signal.is_none()), "{hook}");
+        // Refused, answered with a number, let go on.
+        let errors = [Some(5), Some(0), Some(0)].map(|error| [error; CALLS]).concat();
+        let (action, seen) =
+            if is_tracepoint(hook) { (Action::Errno, &errors[..2 * CALLS]) } else { (Action::UserNotif, &errors[..]) };
+        assert_eq!(did.iter().map(|event| event.errno).collect::<Vec<_>>(), seen, "{hook}");
+        assert!(did.iter().all(|event| event.action == action), "{hook}: {:?}", did[0]);
+    }
+}
+
+#[test]
+fn what_a_tracer_is_asked_is_seen() {
+    for hook in hooks("seccomp") {
+        let mut child = 0;
+        let seen = watch(hook, [Kind::SeccompAction].into_iter().collect(), || {
+            child = run_calls("trace").expect("every kernel has it").1;
+        });
+        let asked = if is_tracepoint(hook) { 0 } else { CALLS };
+        assert_eq!(actions(&seen, child), vec![Action::Trace; asked], "{hook}");
     }
 }

@@ -12,7 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use eunomia_host::event::{Columns, Kind};
-use eunomia_host::source::{State, probe, running_processes};
+use eunomia_host::source::{Narrowing, SOURCES, State, probe, running_processes};
 use eunomia_host::wit::process::{Exec, Exit, Fork};
 use support::{Folder, can_load_bpf};
 
@@ -71,7 +71,7 @@ fn executes_from_another_thread() {
 
 #[test]
 fn every_field_of_exec_is_right() {
-    for hook in support::hooks() {
+    for hook in support::hooks("process") {
         let folder = Folder::new("fields");
         let script = folder.0.join("script");
         fs::write(&script, "#!/bin/sh\nexit 0\n").unwrap();
@@ -118,7 +118,7 @@ fn every_field_of_exec_is_right() {
 
 #[test]
 fn files_in_memory_deleted_ones_and_deep_folders_are_told() {
-    for hook in support::hooks() {
+    for hook in support::hooks("process") {
         let folder = Folder::new("files");
         let binary = fs::read("/bin/true").unwrap();
         let gone = folder.0.join("gone");
@@ -158,7 +158,7 @@ fn run_open(file: &fs::File, arg: &str) {
 
 #[test]
 fn a_containers_writable_layer_is_told_from_its_image() {
-    for hook in support::hooks() {
+    for hook in support::hooks("process") {
         let folder = Folder::new("overlay");
         let [lower, upper, work, merged] = ["lower", "upper", "work", "merged"].map(|name| folder.0.join(name));
         for path in [&lower, &upper, &work, &merged] {
@@ -185,7 +185,7 @@ fn a_containers_writable_layer_is_told_from_its_image() {
 #[test]
 fn processes_of_several_threads_execute_and_exit_once() {
     const ROUNDS: usize = 30;
-    for hook in support::hooks() {
+    for hook in support::hooks("process") {
         let mut exited = Vec::new();
         let mut executed = Vec::new();
         let seen = watch(hook, || {
@@ -223,7 +223,7 @@ fn processes_of_several_threads_execute_and_exit_once() {
 
 #[test]
 fn a_fork_is_told_with_its_child_and_threads_are_not() {
-    for hook in support::hooks() {
+    for hook in support::hooks("process") {
         let (mut child, mut threaded) = (0, 0);
         let seen = watch(hook, || {
             let mut process = Command::new("/bin/true").spawn().unwrap();
@@ -260,11 +260,30 @@ fn what_runs_already_is_known() {
 }
 
 #[test]
+fn a_process_in_a_pid_namespace_is_told_by_its_pid_outside() {
+    for hook in support::hooks("process") {
+        let mut inside = None;
+        let seen = watch(hook, || inside = support::run_calls("other-pids"));
+        let (_, pid) = inside.unwrap();
+        let exec = seen.exec_with("as-process-1");
+        assert_eq!((exec.task.pid, exec.task.tid), (pid, pid), "{hook}");
+        let own = fs::read_link("/proc/self/ns/pid").unwrap();
+        assert_ne!(format!("pid:[{}]", exec.task.pid_ns), own.to_str().unwrap());
+        assert_eq!(seen.exit_of(pid).task.pid_ns, exec.task.pid_ns);
+    }
+}
+
+#[test]
 fn the_best_hook_that_works_is_taken_and_said() {
     if !can_load_bpf() {
         return;
     }
-    for state in probe() {
-        assert!(matches!(state.state, State::Attached { hook: "tp_btf", .. }), "{state:?}");
+    for state in probe(&Narrowing::default()) {
+        let expected = support::hooks(state.source)[0];
+        let State::Attached { hook, why_not_better, .. } = &state.state else { panic!("{state:?}") };
+        let source = SOURCES.iter().find(|source| source.name == state.source).unwrap();
+        let place = |hook: &str| source.rungs.iter().position(|rung| rung.hook == hook).unwrap();
+        assert!(place(hook) <= place(expected), "expected {expected} or better: {state:?}");
+        assert_eq!(why_not_better.len(), place(hook), "every better one is accounted for: {state:?}");
     }
 }

@@ -12,7 +12,7 @@ use eunomia_host::event::{Columns, Kind, KindSet};
 use eunomia_host::wit::ipc::{ObjectKind, Verdict};
 use eunomia_host::wit::syscall::Abi;
 use eunomia_host::wit::tcp::{Direction, Family};
-use support::{hooks, watch};
+use support::{CALLS, hooks, is_tracepoint, run_calls, watch};
 
 /// getppid, read and getpid on x86-64.
 const GETPPID: u32 = 110;
@@ -35,7 +35,7 @@ fn sum_of(columns: &Columns, number: u32) -> (u64, u64) {
 fn a_million_calls_of_four_threads_are_summed_exactly() {
     const THREADS: u64 = 4;
     const CALLS: u64 = 250_000;
-    for hook in hooks() {
+    for hook in hooks("syscall") {
         let seen = watch(hook, set(&[Kind::SyscallCount]), || {
             std::thread::scope(|scope| {
                 for _ in 0..THREADS {
@@ -56,7 +56,7 @@ fn a_million_calls_of_four_threads_are_summed_exactly() {
 #[test]
 fn calls_and_returns_are_seen_one_by_one_with_their_arguments() {
     const CALLS: usize = 5_000;
-    for hook in hooks() {
+    for hook in hooks("syscall") {
         let directory = fs::File::open("/").unwrap();
         let seen = watch(hook, set(&[Kind::Syscall, Kind::SyscallReturn]), || {
             let mut bytes = [0; 77];
@@ -80,66 +80,82 @@ fn calls_and_returns_are_seen_one_by_one_with_their_arguments() {
     }
 }
 
-/// Makes three objects as root, accesses each, then tries two as nobody. perl speaks System V without any package.
-const IPC_WORKLOAD: &str = r#"
-    use constant TIMES => 50;
-    my $key = 0x45554e4f;
-    my $shm = shmget($key, 4096, 01600) // die "shmget: $!";
-    my $msg = msgget($key, 01600) // die "msgget: $!";
-    my $sem = semget($key, 1, 01600) // die "semget: $!";
-    my $bytes;
-    for (1 .. TIMES) {
-        msgsnd($msg, pack("l! a*", 1, "x"), 0) or die "msgsnd: $!";
-        msgrcv($msg, $bytes, 10, 0, 0) or die "msgrcv: $!";
-        semop($sem, pack("s!3", 0, 1, 0)) or die "semop: $!";
-        defined(shmget($key, 4096, 0600)) or die "shmget: $!";
+/// What is seen of the workload `ipc` or `ipc-compat`; none where this kernel does not have such calls.
+fn ipc(hook: &str, workload: &str) -> Option<(u32, Columns)> {
+    let mut ran = None;
+    let seen = watch(hook, set(&[Kind::IpcAccess]), || ran = run_calls(workload));
+    ran.map(|(pid, _)| (pid, seen))
+}
+
+/// All that the workload does, exactly.
+fn check_ipc(hook: &str, pid: u32, seen: &Columns) {
+    let count = |object, permission, verdict, uid: u32| {
+        let found = seen.ipc_access.iter().filter(|access| {
+            (access.object, access.permission, access.verdict, access.task.uid) == (object, permission, verdict, uid)
+                && access.key == 0x4555_4e4f
+        });
+        found.count()
+    };
+    let own = seen.ipc_access.iter().filter(|access| access.task.pid == pid);
+    // Three kinds of access and one by key, CALLS each, and the three removals.
+    assert_eq!(own.count(), 4 * CALLS + 3, "{hook}");
+    assert_eq!(count(ObjectKind::Msg, 2, Verdict::Allowed, 0), CALLS, "{hook}: msgsnd");
+    assert_eq!(count(ObjectKind::Msg, 4, Verdict::Allowed, 0), CALLS, "{hook}: msgrcv");
+    assert_eq!(count(ObjectKind::Sem, 2, Verdict::Allowed, 0), CALLS, "{hook}: semop");
+    assert_eq!(count(ObjectKind::Shm, 6, Verdict::Allowed, 0), CALLS, "{hook}: shmget of what is there");
+    assert_eq!(count(ObjectKind::Shm, 6, Verdict::Denied, 65534), CALLS, "{hook}: shmget refused");
+    assert_eq!(count(ObjectKind::Msg, 2, Verdict::Denied, 65534), CALLS, "{hook}: msgsnd refused");
+    assert_eq!(count(ObjectKind::Shm, 0, Verdict::Denied, 65534), CALLS, "{hook}: removal refused");
+    for object in [ObjectKind::Shm, ObjectKind::Msg, ObjectKind::Sem] {
+        assert_eq!(count(object, 0, Verdict::Allowed, 0), 1, "{hook}: removal of {object:?}");
     }
-    if (!fork) {
-        ($(, $)) = (65534, "65534 65534");
-        ($<, $>) = (65534, 65534);
-        for (1 .. TIMES) {
-            defined(shmget($key, 4096, 0600)) and die "not denied";
-            msgsnd($msg, pack("l! a*", 1, "x"), 0) and die "not denied";
-        }
-        exit 0;
+    for access in seen.ipc_access.iter().filter(|access| access.id.is_some() && access.key == 0x4555_4e4f) {
+        let owners = access.ownership.as_ref().unwrap();
+        assert_eq!((owners.uid, owners.gid, owners.creator_uid, owners.creator_gid), (0, 0, 0, 0));
     }
-    wait;
-    my $status = $?;
-    shmctl($shm, 0, 0); msgctl($msg, 0, 0); semctl($sem, 0, 0, 0);
-    exit($status ? 1 : 0);
-"#;
+}
 
 #[test]
 fn access_to_system_v_objects_is_seen_with_owners_and_verdict() {
-    const TIMES: usize = 50;
-    for hook in hooks() {
-        let mut pid = 0;
-        let seen = watch(hook, set(&[Kind::IpcAccess]), || {
-            let mut child = std::process::Command::new("perl").args(["-e", IPC_WORKLOAD]).spawn().unwrap();
-            pid = child.id();
-            assert!(child.wait().unwrap().success());
-        });
-        let count = |object, permission, verdict, uid: u32| {
-            let found = seen.ipc_access.iter().filter(|access| {
-                (access.object, access.permission, access.verdict, access.task.uid)
-                    == (object, permission, verdict, uid)
-                    && access.key == 0x4555_4e4f
-            });
-            found.count()
-        };
-        let own = seen.ipc_access.iter().filter(|access| access.task.pid == pid);
-        // Three kinds of access and one by key, TIMES each, and the three removals.
-        assert_eq!(own.count(), 4 * TIMES + 3, "{hook}");
-        assert_eq!(count(ObjectKind::Msg, 2, Verdict::Allowed, 0), TIMES, "{hook}: msgsnd");
-        assert_eq!(count(ObjectKind::Msg, 4, Verdict::Allowed, 0), TIMES, "{hook}: msgrcv");
-        assert_eq!(count(ObjectKind::Sem, 2, Verdict::Allowed, 0), TIMES, "{hook}: semop");
-        assert_eq!(count(ObjectKind::Shm, 6, Verdict::Allowed, 0), TIMES, "{hook}: shmget of what is there");
-        assert_eq!(count(ObjectKind::Shm, 6, Verdict::Denied, 65534), TIMES, "{hook}: shmget refused");
-        assert_eq!(count(ObjectKind::Msg, 2, Verdict::Denied, 65534), TIMES, "{hook}: msgsnd refused");
-        for access in seen.ipc_access.iter().filter(|access| access.id.is_some() && access.key == 0x4555_4e4f) {
-            let owners = access.ownership.as_ref().unwrap();
-            assert_eq!((owners.uid, owners.gid, owners.creator_uid, owners.creator_gid), (0, 0, 0, 0));
+    for hook in hooks("ipc") {
+        let (pid, seen) = ipc(hook, "ipc").expect("every kernel has it");
+        check_ipc(hook, pid, &seen);
+    }
+}
+
+#[test]
+fn access_by_32_bit_calls_is_seen_or_said_to_be_missed() {
+    for hook in hooks("ipc") {
+        let Some((pid, seen)) = ipc(hook, "ipc-compat") else { return };
+        if is_tracepoint(hook) {
+            assert!(seen.ipc_access.iter().all(|access| access.task.pid != pid), "{hook}: as it says");
+        } else {
+            check_ipc(hook, pid, &seen);
         }
+    }
+}
+
+#[test]
+fn calls_through_other_entries_are_told_apart() {
+    const COMPAT_GETPPID: u32 = 64;
+    for hook in hooks("syscall") {
+        let mut ran = None;
+        let seen = watch(hook, set(&[Kind::Syscall, Kind::SyscallReturn]), || ran = run_calls("other-abis"));
+        let Some((pid, _)) = ran else { return };
+        let calls = |abi, number| {
+            seen.syscall.iter().filter(move |call| call.pid == pid && call.abi == abi && call.number == number).count()
+        };
+        let returns = |abi, number| {
+            let own = seen.syscall_return.iter().filter(move |back| back.pid == pid && back.abi == abi);
+            own.filter(move |back| back.number == number).map(|back| back.value).collect::<Vec<_>>()
+        };
+        assert_eq!(calls(Abi::Compat, COMPAT_GETPPID), CALLS, "{hook}");
+        assert_eq!(returns(Abi::Compat, COMPAT_GETPPID), [i64::from(own_pid()); CALLS], "{hook}");
+        // Most kernels refuse x32, with ENOSYS. The call is seen all the same.
+        assert_eq!(calls(Abi::X32, GETPPID), CALLS, "{hook}");
+        let values = returns(Abi::X32, GETPPID);
+        assert!(values == [-38; CALLS] || values == [i64::from(own_pid()); CALLS], "{hook}: {values:?}");
+        assert_eq!(calls(Abi::Native, GETPPID), 0, "{hook}");
     }
 }
 
@@ -163,7 +179,7 @@ fn echo_server(address: &str) -> (SocketAddr, std::thread::JoinHandle<()>) {
 fn connections_are_seen_from_both_ends_with_their_bytes() {
     const EACH: usize = 500;
     const REFUSED: usize = 100;
-    for hook in hooks() {
+    for hook in hooks("tcp") {
         let kinds = set(&[Kind::TcpConnect, Kind::TcpAccept, Kind::TcpClose]);
         let (mut ipv4, mut ipv6) = (0, 0);
         let seen = watch(hook, kinds, || {
@@ -219,9 +235,77 @@ fn connections_are_seen_from_both_ends_with_their_bytes() {
 }
 
 #[test]
+fn a_connect_that_ends_before_a_packet_is_sent_is_told_with_its_error() {
+    const ENETUNREACH: u32 = 101;
+    // Nobody can connect to a group.
+    let groups = ["224.0.0.1:9", "[ff02::1]:9", "[::ffff:224.0.0.1]:9"];
+    for hook in hooks("tcp") {
+        let seen = watch(hook, set(&[Kind::TcpConnect, Kind::TcpClose]), || {
+            for group in groups {
+                (0..CALLS).for_each(|_| assert!(TcpStream::connect(group).is_err()));
+            }
+        });
+        let connects: Vec<_> = seen.tcp_connect.iter().filter(|event| event.task.pid == own_pid()).collect();
+        let to = |address: &str, family| {
+            let found = connects.iter().filter(|event| {
+                let ends = &event.endpoints;
+                (ends.destination_address.as_str(), ends.destination_port, ends.family) == (address, 9, family)
+                    && event.error == ENETUNREACH
+            });
+            found.count()
+        };
+        // Tracepoints say that they miss these.
+        let each = if is_tracepoint(hook) { 0 } else { CALLS };
+        assert_eq!(to("224.0.0.1", Family::Ipv4), 2 * each, "{hook}: {connects:?}");
+        assert_eq!(to("ff02::1", Family::Ipv6), each, "{hook}");
+        assert_eq!(connects.len(), 3 * each, "{hook}");
+        assert!(seen.tcp_close.iter().all(|event| event.task.pid != own_pid()), "{hook}");
+    }
+}
+
+#[test]
+fn a_connect_that_does_not_wait_is_told_when_it_completes() {
+    for hook in hooks("tcp") {
+        let mut pid = 0;
+        let seen = watch(hook, set(&[Kind::TcpConnect, Kind::TcpAccept]), || {
+            pid = run_calls("connect-later").expect("every kernel has it").0;
+        });
+        let errors = seen.tcp_connect.iter().filter(|event| event.task.pid == pid).map(|event| event.error);
+        assert_eq!(errors.collect::<Vec<_>>(), [[0; CALLS], [111; CALLS]].concat(), "{hook}");
+        assert_eq!(seen.tcp_accept.iter().filter(|event| event.task.pid == pid).count(), CALLS, "{hook}");
+    }
+}
+
+#[test]
+fn connections_in_another_network_namespace_are_told_with_it() {
+    for hook in hooks("tcp") {
+        let (mut pid, mut net_ns) = (0, 0);
+        let seen = watch(hook, set(&[Kind::TcpConnect, Kind::TcpAccept]), || {
+            (pid, net_ns) = run_calls("other-network").expect("every kernel has it");
+        });
+        let connects = seen.tcp_connect.iter().filter(|event| event.task.pid == pid).map(|event| &event.endpoints);
+        let accepts = seen.tcp_accept.iter().filter(|event| event.task.pid == pid).map(|event| &event.endpoints);
+        let ends: Vec<_> = connects.chain(accepts).collect();
+        assert_eq!(ends.len(), 2 * CALLS, "{hook}");
+        assert!(ends.iter().all(|ends| ends.net_ns == net_ns), "{hook}");
+    }
+}
+
+#[test]
+fn an_accept_by_io_uring_is_seen_or_said_to_be_missed() {
+    for hook in hooks("tcp") {
+        let mut ran = None;
+        let seen = watch(hook, set(&[Kind::TcpAccept]), || ran = run_calls("accept-by-ring"));
+        let Some((pid, _)) = ran else { return };
+        let accepts = seen.tcp_accept.iter().filter(|event| event.task.pid == pid).count();
+        assert_eq!(accepts, if is_tracepoint(hook) { 0 } else { CALLS }, "{hook}");
+    }
+}
+
+#[test]
 fn cgroups_are_seen_being_made_and_removed() {
     let trees = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
-    for hook in hooks() {
+    for hook in hooks("cgroup") {
         let tree = trees.iter().find(|tree| Path::new(tree).join("cgroup.procs").exists()).expect("a unified tree");
         let name = format!("eunomia-test-{}", own_pid());
         let inner = Path::new(tree).join(&name).join("inner");

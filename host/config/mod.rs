@@ -49,6 +49,12 @@ pub enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
+        /// With the last lines of the kernel's verifier for each hook that was refused
+        #[arg(long, short)]
+        verbose: bool,
+        /// Only these hooks, to see what they would give
+        #[arg(long, value_name = "HOOK,...", value_delimiter = ',')]
+        hooks: Vec<String>,
     },
     /// Show what a plugin handles, filters and imports, and what it would be refused
     Inspect {
@@ -85,7 +91,8 @@ struct RunArgs {
     /// Only events of this cgroup and those below it, by path or id (may be repeated)
     #[arg(long = "cgroup", value_name = "PATH")]
     cgroups: Vec<String>,
-    /// Use only these hooks, to see what they give; `eunomia-host sources` lists them
+    /// Use only these hooks, to see what they give: fentry (with fexit and lsm), kprobe (with kretprobe), tp_btf, raw_tp, tp;
+    /// tracepoint means the last three
     #[arg(long, value_name = "HOOK,...", value_delimiter = ',')]
     hooks: Vec<String>,
     /// Stop after so many seconds

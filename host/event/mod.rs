@@ -181,7 +181,7 @@ kinds! {
         RECORD_CGROUP_REMOVED => decode::cgroup::cgroup_removed;
     /// A System V object was accessed.
     IpcAccess, ipc_access, wit::ipc::IpcAccess, "ipc-access", "ipc", RECORD_IPC_ACCESS => decode::ipc::ipc_access;
-    /// A seccomp filter stopped a system call.
+    /// A seccomp filter did something about a system call.
     SeccompAction, seccomp_action, wit::seccomp::SeccompAction, "seccomp-action", "seccomp",
         RECORD_SECCOMP_ACTION => decode::seccomp::seccomp_action;
     /// A plugin raised an alert.

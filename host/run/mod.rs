@@ -31,7 +31,7 @@ pub fn run(command: Result<Command, Config>) -> Result<()> {
     let workers = std::thread::available_parallelism().map_or(MIN_WORKERS, |cores| cores.get().max(MIN_WORKERS));
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     let outcome = match command {
-        Ok(Command::Sources { json }) => show::sources(json),
+        Ok(Command::Sources { json, verbose, hooks }) => show::sources(json, verbose, &hooks),
         Ok(Command::Inspect { file }) => show::inspect(&file),
         Ok(Command::Version) => show::version(),
         Err(config) => tokio.block_on(tokio.spawn(run_plugins(config)))?,
@@ -50,7 +50,7 @@ async fn run_plugins(config: Config) -> Result<()> {
     let (dispatcher, messages, inbox) = Dispatcher::new(processes.clone());
     let dispatched = tokio::spawn(dispatcher.run());
     let narrowing = Narrowing {
-        hooks: config.hooks.clone(),
+        hooks: source::hooks(&config.hooks)?,
         pids: config.pids.clone(),
         comms: config.comms.clone(),
         uids: config.uids.clone(),

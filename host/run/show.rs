@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::event::{Kind, KindSet};
 use crate::plugin::{Compiled, INTERFACE_VERSION, PACKAGE, Runtime};
-use crate::source::{self, State};
+use crate::source::{self, Narrowing, Refusal, State};
 
 fn print(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
@@ -18,16 +18,16 @@ fn print(text: &str) -> Result<()> {
 }
 
 /// Why hooks were not taken, in a line.
-pub fn reasons(why: &[(&'static str, String)]) -> String {
-    why.iter().map(|(hook, reason)| format!("{hook}: {reason}")).collect::<Vec<_>>().join("; ")
+pub fn reasons(why: &[Refusal]) -> String {
+    why.iter().map(|refusal| format!("{}: {}", refusal.hook, refusal.reason)).collect::<Vec<_>>().join("; ")
 }
 
 pub fn version() -> Result<()> {
     print(&format!("eunomia-host {}\nplugin interface {PACKAGE}@{INTERFACE_VERSION}\n", env!("CARGO_PKG_VERSION")))
 }
 
-pub fn sources(json: bool) -> Result<()> {
-    let states = source::probe();
+pub fn sources(json: bool, verbose: bool, hooks: &[String]) -> Result<()> {
+    let states = source::probe(&Narrowing { hooks: source::hooks(hooks)?, ..Default::default() });
     if json {
         let list: Vec<_> = states.iter().map(|state| serde_json::json!(state)).collect();
         return print(&format!("{}\n", serde_json::to_string_pretty(&list)?));
@@ -44,8 +44,11 @@ pub fn sources(json: bool) -> Result<()> {
         if !misses.is_empty() {
             _ = writeln!(text, "{:10}misses: {misses}", "");
         }
-        for (hook, reason) in why {
+        for Refusal { hook, reason, log } in why {
             _ = writeln!(text, "{:10}not {hook}: {reason}", "");
+            for line in log.iter().filter(|_| verbose) {
+                _ = writeln!(text, "{:12}| {line}", "");
+            }
         }
     }
     print(&text)

@@ -1,24 +1,52 @@
 //! Loads a source by the best rung that the kernel grants, and says why not by a better one. What a kernel grants is found
 //! out by doing it, never by its version.
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::OnceLock;
 
 use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, Object, ObjectBuilder, OpenObject, PrintLevel, set_print};
 
-use super::{Narrowing, Rung, Source, State};
+use super::{Narrowing, Refusal, Rung, Source, State};
 use crate::event::layout::{bytes_of, c as layout};
 
 /// How many of libbpf's last messages are kept to explain a failure: the verifier's verdict is in the last few.
 const MESSAGES: usize = 12;
+
+/// How many of the last lines of these are kept to be shown: what the verifier was at when it refused.
+const LOG_LINES: usize = 20;
+
+/// What libbpf says besides, and its advice on ulimit, which misleads.
+const NOISE: &[&str] = &["ulimit", "processed ", "libbpf:", "PROG LOAD LOG"];
+
+/// Where kernels that have kprobes say so.
+const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
 
 /// CAP_SYS_ADMIN, CAP_PERFMON and CAP_BPF in linux/capability.h.
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
-static LAST_MESSAGES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+thread_local! {
+    // Of this thread: sources are probed side by side.
+    static LAST_MESSAGES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// One small program for each class of hooks that whole kernels lack: `bpf/probe.bpf.c`.
+static PROBE: Source = Source {
+    name: "probe",
+    object: include_bytes!(concat!(env!("OUT_DIR"), "/probe.bpf.o")),
+    ring_bytes: 1 << 12,
+    rungs: &[
+        Rung { hook: "fentry", programs: &["probe_fentry"], misses: "" },
+        Rung { hook: "kprobe", programs: &["probe_kprobe"], misses: "" },
+    ],
+    sums: None,
+};
+
+/// What came of them: they are tried once.
+static PROBED: [OnceLock<Result<(), Refusal>>; 2] = [const { OnceLock::new() }; 2];
 
 /// A source's programs in the kernel. They are attached for as long as `links` is there.
 pub struct Loaded {
@@ -29,10 +57,11 @@ pub struct Loaded {
 /// Keeps libbpf's messages for explanations instead of printing them.
 pub fn quiet_libbpf() {
     fn keep(_: PrintLevel, message: String) {
-        let mut last = LAST_MESSAGES.lock().expect("no thread panics while it holds this");
-        last.push(message.trim_end().to_owned());
-        let excess = last.len().saturating_sub(MESSAGES);
-        last.drain(..excess);
+        LAST_MESSAGES.with_borrow_mut(|last| {
+            last.push(message.trim_end().to_owned());
+            let excess = last.len().saturating_sub(MESSAGES);
+            last.drain(..excess);
+        });
     }
     set_print(Some((PrintLevel::Warn, keep)));
 }
@@ -42,27 +71,39 @@ pub fn load(source: &Source, narrowing: &Narrowing) -> (Option<Loaded>, State) {
     let mut why = Vec::new();
     for rung in source.rungs {
         if !narrowing.hooks.is_empty() && !narrowing.hooks.iter().any(|hook| hook == rung.hook) {
-            why.push((rung.hook, "left out by --hooks".to_owned()));
+            why.push(Refusal { hook: rung.hook, reason: "left out by --hooks".to_owned(), log: Vec::new() });
             continue;
         }
-        match load_rung(source, rung, narrowing) {
+        match granted(rung.hook).and_then(|()| load_rung(source, rung, narrowing)) {
             Ok(loaded) => {
                 let state = State::Attached { hook: rung.hook, misses: rung.misses, why_not_better: why };
                 return (Some(loaded), state);
             }
-            Err(reason) => why.push((rung.hook, reason)),
+            Err(refusal) => why.push(refusal),
         }
     }
     (None, State::Failed { why })
 }
 
-fn load_rung(source: &Source, rung: &Rung, narrowing: &Narrowing) -> Result<Loaded, String> {
-    LAST_MESSAGES.lock().expect("no thread panics while it holds this").clear();
-    let object = open_and_load(source, rung.programs, Some(narrowing)).map_err(|error| explain("load", &error))?;
+/// Whether this kernel grants such hooks at all, found out by a small program: loading a whole source for it takes long.
+fn granted(hook: &'static str) -> Result<(), Refusal> {
+    match PROBE.rungs.iter().zip(&PROBED).find(|(rung, _)| rung.hook == hook) {
+        Some((rung, probed)) => probed.get_or_init(|| load_rung(&PROBE, rung, &Narrowing::default()).map(drop)).clone(),
+        None => Ok(()),
+    }
+}
+
+fn load_rung(source: &Source, rung: &Rung, narrowing: &Narrowing) -> Result<Loaded, Refusal> {
+    LAST_MESSAGES.with_borrow_mut(Vec::clear);
+    let refused = |step: &str, error: &libbpf_rs::Error| {
+        let reason = explain(rung.hook, step, error);
+        Refusal { hook: rung.hook, reason, log: last_lines() }
+    };
+    let object = open_and_load(source, rung.programs, Some(narrowing)).map_err(|error| refused("load", &error))?;
     let mut links = Vec::new();
     for program in object.progs_mut() {
         if rung.programs.iter().any(|name| program.name() == *name) {
-            links.push(program.attach().map_err(|error| explain("attach", &error))?);
+            links.push(program.attach().map_err(|error| refused("attach", &error))?);
         }
     }
     Ok(Loaded { object, links })
@@ -121,7 +162,7 @@ fn fill(object: &Object, map: &str, keys: impl Iterator<Item = Vec<u8>>) -> libb
 }
 
 /// What happened, the likely cause and the remedy, in a line.
-fn explain(step: &str, error: &libbpf_rs::Error) -> String {
+fn explain(hook: &str, step: &str, error: &libbpf_rs::Error) -> String {
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
         return "the kernel says nothing of its types (no /sys/kernel/btf/vmlinux, or sysfs is not mounted): use one \
                 built with CONFIG_DEBUG_INFO_BTF, as the distributions' are"
@@ -132,27 +173,36 @@ fn explain(step: &str, error: &libbpf_rs::Error) -> String {
         ErrorKind::PermissionDenied if !may => {
             "not permitted: run it as root, or with CAP_BPF and CAP_PERFMON (kernels before 5.8: CAP_SYS_ADMIN)".into()
         }
-        ErrorKind::PermissionDenied if step == "load" && last_lines().is_none() => {
+        ErrorKind::PermissionDenied if step == "load" && last_line().is_none() => {
             "this kernel refuses such programs (no BPF trampolines, or locked down)".into()
+        }
+        ErrorKind::NotFound if hook == "kprobe" && !Path::new(KPROBES).exists() => {
+            "this kernel was built without kprobes".into()
         }
         ErrorKind::NotFound if step == "attach" && !tracefs_is_mounted() => {
             "tracefs is not mounted: mount -t tracefs nodev /sys/kernel/tracing".into()
         }
         ErrorKind::NotFound => format!("this kernel does not have it ({step}: {error})"),
-        _ => match last_lines() {
-            Some(lines) => format!("{step} failed: {error}; {lines}"),
+        _ => match last_line() {
+            Some(line) => format!("{step} failed: {error}; {line}"),
             None => format!("{step} failed: {error}"),
         },
     }
 }
 
-/// The end of what libbpf and the verifier had to say, without libbpf's advice on ulimit, which misleads.
-fn last_lines() -> Option<String> {
-    let messages = LAST_MESSAGES.lock().expect("no thread panics while it holds this");
-    messages.iter().for_each(|message| log::debug!("{message}"));
-    let noise = ["ulimit", "processed ", "libbpf:", "PROG LOAD LOG"];
-    let useful = |line: &&str| !line.is_empty() && !noise.iter().any(|words| line.contains(words));
-    messages.iter().flat_map(|message| message.lines()).map(str::trim).rfind(useful).map(str::to_owned)
+/// The end of what libbpf and the verifier had to say.
+fn last_lines() -> Vec<String> {
+    let useful = |line: &&str| !line.trim().is_empty() && !NOISE.iter().any(|words| line.contains(words));
+    LAST_MESSAGES.with_borrow(|messages| {
+        messages.iter().for_each(|message| log::debug!("{message}"));
+        let lines = messages.iter().flat_map(|message| message.lines()).filter(useful);
+        let mut lines: Vec<String> = lines.map(|line| line.trim_end().to_owned()).collect();
+        lines.split_off(lines.len().saturating_sub(LOG_LINES))
+    })
+}
+
+fn last_line() -> Option<String> {
+    last_lines().pop().map(|line| line.trim().to_owned())
 }
 
 fn may_load() -> bool {

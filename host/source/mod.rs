@@ -15,7 +15,7 @@ mod tcp;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 pub use cgroup::cgroup_id;
@@ -69,6 +69,34 @@ pub struct Rung {
     pub misses: &'static str,
 }
 
+/// The hooks that stand for several: tracepoints are known by one name.
+const TRACEPOINTS: (&str, &[&str]) = ("tracepoint", &["tp_btf", "raw_tp", "tp"]);
+
+/// The hooks that these names mean.
+///
+/// # Errors
+/// A name that no source's hook has.
+pub fn hooks(names: &[String]) -> Result<Vec<String>> {
+    let mut known: Vec<&str> = Vec::new();
+    for rung in SOURCES.iter().flat_map(|source| source.rungs) {
+        if !known.contains(&rung.hook) {
+            known.push(rung.hook);
+        }
+    }
+    let mut hooks = Vec::new();
+    for name in names {
+        match known.iter().find(|hook| *hook == name) {
+            Some(hook) => hooks.push((*hook).to_owned()),
+            None if name == TRACEPOINTS.0 => hooks.extend(TRACEPOINTS.1.iter().map(|hook| (*hook).to_owned())),
+            None => {
+                let all = known.join(", ");
+                bail!("no hook is called '{name}'; the hooks are {all}, and {} for all tracepoints", TRACEPOINTS.0)
+            }
+        }
+    }
+    Ok(hooks)
+}
+
 /// Which hooks may be used, and which events leave the kernel. An empty list means all.
 #[derive(Clone, Debug, Default)]
 pub struct Narrowing {
@@ -96,6 +124,18 @@ pub struct SourceState {
     pub state: State,
 }
 
+/// Why a hook was not taken.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Refusal {
+    /// The hook.
+    pub hook: &'static str,
+    /// What happened, the likely cause and the remedy, in a line.
+    pub reason: String,
+    /// The last that the kernel's verifier said.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
+}
+
 /// The state of a source.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -107,12 +147,12 @@ pub enum State {
         /// Which cannot see this; empty where nothing is missing.
         misses: &'static str,
         /// Better hooks, and why they were not taken.
-        why_not_better: Vec<(&'static str, String)>,
+        why_not_better: Vec<Refusal>,
     },
     /// No hook could be had.
     Failed {
         /// Every hook, and why.
-        why: Vec<(&'static str, String)>,
+        why: Vec<Refusal>,
     },
     /// Nobody wants its events.
     Off,
@@ -178,9 +218,18 @@ impl Poller {
     }
 }
 
-/// What this kernel offers: every source is really loaded and attached, by one rung after the other.
-pub fn probe() -> Vec<SourceState> {
+/// What this kernel offers: every source is really loaded and attached, by one rung after the other. Side by side, for
+/// nearly all of the time goes into finding the kernel's types.
+pub fn probe(narrowing: &Narrowing) -> Vec<SourceState> {
     load::quiet_libbpf();
-    let all = Narrowing::default();
-    SOURCES.iter().map(|source| SourceState { source: source.name, state: load::load(source, &all).1 }).collect()
+    std::thread::scope(|scope| {
+        let probe = |source: &'static &Source| scope.spawn(|| load::load(source, narrowing).1);
+        let states: Vec<_> = SOURCES.iter().map(probe).collect();
+        let state = |state: std::thread::ScopedJoinHandle<'_, State>| state.join().expect("loading does not panic");
+        SOURCES
+            .iter()
+            .zip(states)
+            .map(|(source, probed)| SourceState { source: source.name, state: state(probed) })
+            .collect()
+    })
 }

@@ -11,6 +11,33 @@ pub static SECCOMP: Source = Source {
     object: include_bytes!(concat!(env!("OUT_DIR"), "/seccomp.bpf.o")),
     ring_bytes: RING_BYTES,
     rungs: &[
+        Rung {
+            hook: "fentry",
+            programs: &[
+                "filter_enter",
+                "filter_exit",
+                "log_enter",
+                "trace_enter",
+                "wait_enter",
+                "wait_killable_enter",
+                "exit_btf",
+            ],
+            misses: NOBODY_THERE,
+        },
+        // No kretprobe on the filter: a supervisor's answer may take long, and the kernel follows only a few returns at a time.
+        Rung {
+            hook: "kprobe",
+            programs: &[
+                "log_kprobe",
+                "trace_kprobe",
+                "wait_kprobe",
+                "wait_killable_kprobe",
+                "enter_raw",
+                "return_raw",
+                "exit_raw",
+            ],
+            misses: NOBODY_THERE,
+        },
         Rung { hook: "tp_btf", programs: &["enter_btf", "return_btf", "exit_btf"], misses: MISSES },
         Rung { hook: "raw_tp", programs: &["enter_raw", "return_raw", "exit_raw"], misses: MISSES },
         Rung { hook: "tp", programs: &["enter_tp", "return_tp", "exit_tp"], misses: MISSES },
@@ -18,5 +45,9 @@ pub static SECCOMP: Source = Source {
     sums: None,
 };
 
+/// What looks like something else to every hook.
+const NOBODY_THERE: &str = "that a tracer or supervisor was to be asked and none was there (said to be errno 38)";
+
 /// What tracepoints on calls and returns cannot see.
-const MISSES: &str = "calls that a filter only logs or hands to a tracer; whether a supervisor answered";
+const MISSES: &str =
+    "calls that a filter only logs; that a tracer or supervisor was asked (said to be errno where it stopped the call)";

@@ -11,12 +11,39 @@ pub static TCP: Source = Source {
     object: include_bytes!(concat!(env!("OUT_DIR"), "/tcp.bpf.o")),
     ring_bytes: RING_BYTES,
     rungs: &[
+        Rung {
+            hook: "fentry",
+            programs: &[
+                "connect4_enter",
+                "connect4_exit",
+                "connect6_enter",
+                "connect6_exit",
+                "accepted_enter",
+                "state_btf",
+            ],
+            misses: OLDER,
+        },
+        Rung {
+            hook: "kprobe",
+            programs: &[
+                "connect4_kprobe",
+                "connect4_kretprobe",
+                "connect6_kprobe",
+                "connect6_kretprobe",
+                "accepted_kprobe",
+                "state_raw",
+            ],
+            misses: OLDER,
+        },
         Rung { hook: "tp_btf", programs: &["state_btf", "return_btf"], misses: MISSES },
         Rung { hook: "raw_tp", programs: &["state_raw", "return_raw"], misses: MISSES },
         Rung { hook: "tp", programs: &["state_tp", "return_tp"], misses: MISSES },
     ],
     sums: None,
 };
+
+/// What nothing can see that comes later.
+const OLDER: &str = "connections older than the host";
 
 /// What tracepoints on sockets' states and on the accept calls cannot see.
 const MISSES: &str = "connections older than the host; connects refused before a packet is sent; accepts by io_uring";

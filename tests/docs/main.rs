@@ -1,7 +1,9 @@
-//! The pages that repeat what stands elsewhere: docs/events.md is generated from the WIT package, and the README's plugin
+//! The pages that repeat what stands elsewhere: docs/events.md is generated from the WIT package,
+//! docs/sources.md from the host's table and what was tested in virtual machines, and the README's plugin
 //! is the SDK's example, and works as printed. `UPDATE_DOCS=1 cargo test --release --test docs` writes the page anew.
 
 mod events;
+mod sources;
 
 use std::fs;
 use std::path::Path;
@@ -31,18 +33,26 @@ fn package() -> Resolve {
 
 #[test]
 fn events_page_is_what_the_interface_says() {
-    let file = root().join("docs/events.md");
-    let made = events::page(package());
+    compare("docs/events.md", &events::page(package()));
+}
+
+#[test]
+fn sources_page_is_what_the_host_says() {
+    let found = fs::read_to_string(root().join("docs/sources.md")).unwrap_or_default();
+    let covered = std::env::var_os("EUNOMIA_COVERED").map(|path| fs::read_to_string(path).unwrap());
+    compare("docs/sources.md", &sources::page(&found, covered.as_deref()));
+}
+
+/// A page must be as it is made here.
+fn compare(name: &str, made: &str) {
+    let file = root().join(name);
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        fs::write(&file, &made).unwrap();
+        fs::write(&file, made).unwrap();
     }
     let found = fs::read_to_string(&file).unwrap_or_default();
     let differs = made.lines().zip(found.lines()).position(|(made, found)| made != found);
     let line = differs.unwrap_or(made.lines().count().min(found.lines().count())) + 1;
-    assert!(
-        made == found,
-        "docs/events.md is out of date from line {line} on: UPDATE_DOCS=1 cargo test --release --test docs"
-    );
+    assert!(made == found, "{name} is out of date from line {line} on: UPDATE_DOCS=1 cargo test --release --test docs");
 }
 
 /// A block of the README in this language, of which there is one.

@@ -2,7 +2,7 @@
 #![allow(dead_code)] // Each test file uses a part.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use eunomia_host::event::{Batch, Columns, KindSet};
-use eunomia_host::source::{Narrowing, Poller, State};
+use eunomia_host::source::{Narrowing, Poller, SOURCES, State};
 use serde_json::Value;
 
 /// How long anything may take before a test gives up: slow machines and emulated ones included.
@@ -34,8 +34,10 @@ pub fn can_load_bpf() -> bool {
     root
 }
 
-/// The rungs of sources that this kernel should be able to attach; none when this test may not load BPF programs.
-pub fn hooks() -> Vec<&'static str> {
+/// The hooks of a source that this kernel must be able to attach; none when this test may not load BPF programs. What a
+/// kernel grants is not asked of the host that is tested: virtual machines are told by who starts them, and elsewhere
+/// tracepoints are there, and kprobes where the kernel shows them.
+pub fn hooks(source: &str) -> Vec<&'static str> {
     if !can_load_bpf() {
         return vec![];
     }
@@ -43,7 +45,44 @@ pub fn hooks() -> Vec<&'static str> {
         let mounted = Command::new("mount").args(["-t", "tracefs", "nodev", "/sys/kernel/tracing"]).status().unwrap();
         assert!(mounted.success(), "tracefs, which the rung tp needs, can be mounted");
     }
-    vec!["tp_btf", "raw_tp", "tp"]
+    let kprobes = Path::new("/sys/bus/event_source/devices/kprobe").exists();
+    let default = if kprobes { "kprobe,tp_btf,raw_tp,tp" } else { "tp_btf,raw_tp,tp" };
+    let expected = std::env::var("EUNOMIA_EXPECT_HOOKS").unwrap_or(default.to_owned());
+    let source = SOURCES.iter().find(|other| other.name == source).expect("a source's name");
+    let hooks = source.rungs.iter().map(|rung| rung.hook);
+    let hooks: Vec<_> = hooks.filter(|hook| expected.split(',').any(|other| other == *hook)).collect();
+    assert!(!hooks.is_empty(), "every kernel has some hook for {}", source.name);
+    hooks
+}
+
+/// Whether a hook is one on system calls and other fixed points, which sees less.
+pub fn is_tracepoint(hook: &str) -> bool {
+    ["tp_btf", "raw_tp", "tp"].contains(&hook)
+}
+
+/// A workload of tests/fixtures/calls/calls.c, which does each thing CALLS times.
+pub fn calls(workload: &str) -> Command {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fixtures/calls");
+    assert!(path.exists(), "{} is missing: run `make fixtures` first", path.display());
+    let mut command = Command::new(path);
+    command.arg(workload);
+    command
+}
+
+/// As TIMES in calls.c.
+pub const CALLS: usize = 50;
+
+/// Runs a workload of calls.c. Its pid and the number that it prints; none where this kernel does not have such calls.
+pub fn run_calls(workload: &str) -> Option<(u32, u32)> {
+    let child = calls(workload).stdout(Stdio::piped()).spawn().unwrap();
+    let pid = child.id();
+    let output = child.wait_with_output().unwrap();
+    if output.status.code() == Some(77) {
+        eprintln!("skipped: this kernel does not have the calls of {workload}");
+        return None;
+    }
+    assert!(output.status.success(), "{workload}: {}", output.status);
+    Some((pid, String::from_utf8(output.stdout).unwrap().trim().parse().unwrap_or_default()))
 }
 
 /// What the sources see by one hook while a workload runs: nothing lost, all in time order.
@@ -69,7 +108,15 @@ pub fn watch(hook: &str, kinds: KindSet, workload: impl FnOnce()) -> Columns {
     for batch in batches {
         all.append(batch.columns);
     }
+    note_coverage(hook, kinds);
     all
+}
+
+/// For the table of what was tested on which kernel.
+fn note_coverage(hook: &str, kinds: KindSet) {
+    let Some(path) = std::env::var_os("EUNOMIA_COVERAGE") else { return };
+    let lines: String = kinds.iter().map(|kind| format!("{}\t{hook}\t{kind}\n", kind.source())).collect();
+    fs::OpenOptions::new().append(true).create(true).open(path).unwrap().write_all(lines.as_bytes()).unwrap();
 }
 
 /// A directory of its own, removed at the end.

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# run.sh HOST TEST...: runs test programs of this package on several kernels, each in a virtual machine under software emulation, and
+# ends with a line that sums up what they said. See kernels.sh for the kernels, init for what happens inside.
+#
+# HOST is the static binary. KERNELS="6.1 6.12" takes a part of them; FILTER is handed to the test programs.
+set -euo pipefail
+
+host=$1
+shift
+
+vm=target/vm
+# Boots to the end of all tests; a machine that hangs is ended by then.
+longest_seconds=1200
+memory_mib=3072
+# The kernel's own list of security modules would leave out BPF on 5.10.
+common="console=ttyS0 quiet panic=-1 mitigations=off lsm=lockdown,yama,apparmor,bpf"
+
+# The rungs that must attach and be exact: said here, independently of what the host finds. All of these kernels have them all.
+expected=fentry,kprobe,tp_btf,raw_tp,tp
+
+say() { printf '%s\n' "$*"; }
+
+if ! command -v apt-get >/dev/null; then
+	say "make test-vm: NOT RUN: its kernels are Debian's packages, fetched through apt-get, which this machine does not have"
+	[ -z "${CI:-}" ] || exit 1
+	exit 0
+fi
+scripts/vm/kernels.sh "$vm/kernels"
+tests=()
+while read -r name file; do
+	tests+=("$name=$file")
+done < <(cargo test --release --package eunomia-host --no-run $(printf -- '--test %s ' "$@") 2>&1 |
+	sed -n 's/.*Executable tests\/\([a-z_]*\).* (\(.*\))$/\1 \2/p')
+[ ${#tests[@]} = $# ] || { say "error: ${#tests[@]} test programs were built of $#" >&2; exit 1; }
+scripts/vm/initramfs.sh "$vm/initramfs" "$host" "${tests[@]}"
+
+boot() { # NAME
+	local kernel=$vm/kernels/$1
+	{ cat "$vm/initramfs" && (cd "$kernel" && echo overlay.ko | cpio --quiet -o -H newc); } >"$vm/$1.initramfs"
+	timeout --signal=KILL "$longest_seconds" qemu-system-x86_64 -machine q35 -accel tcg -cpu max,la57=off -smp 2 -m "$memory_mib" \
+		-nodefaults -no-user-config -display none -serial "file:$vm/$1.log" -no-reboot -kernel "$kernel/vmlinuz" \
+		-initrd "$vm/$1.initramfs" -append "$common EUNOMIA_EXPECT_HOOKS=$expected EUNOMIA_FILTER=${FILTER:-}" \
+		</dev/null || true
+	sed -i 's/\r$//' "$vm/$1.log"
+	rm -f "$vm/$1.initramfs"
+}
+
+passed=0 failed=0 booted=()
+: >"$vm/covered.tsv"
+for name in 5.10 6.1 6.12 newest; do
+	[ -e "$vm/kernels/$name/vmlinuz" ] || { [ -n "${KERNELS:-}" ] || say "kernel $name: not there, nothing tested"; continue; }
+	[[ " ${KERNELS:-$name} " = *" $name "* ]] || continue
+	begin=$SECONDS
+	boot "$name"
+	release=$(sed -n 's/^vm: kernel \([0-9]*\.[0-9]*\.[0-9]*\).*/\1/p' "$vm/$name.log")
+	say "kernel ${release:-$name that did not boot}: $((SECONDS - begin)) s"
+	if ! grep -q '^vm: end' "$vm/$name.log"; then
+		failed=$((failed + 1))
+		say "  it did not come to an end; the last lines of $vm/$name.log:"
+		tail -n 20 "$vm/$name.log" | sed 's/^/  | /'
+	fi
+	sed -n 's/^vm: \(program\|kernel says\)/  \1/p' "$vm/$name.log"
+	for program in "$@"; do
+		grep -q "^vm: program $program status 0 " "$vm/$name.log" || failed=$((failed + 1))
+	done
+	sed -n '/^failures:$/,/^test result/p' "$vm/$name.log" | sed 's/^/  | /'
+	passed=$((passed + $(awk '/^test result:/ { sum += $4 } END { print sum + 0 }' "$vm/$name.log")))
+	failed=$((failed + $(awk '/^test result:/ { sum += $6 } END { print sum + 0 }' "$vm/$name.log")))
+	booted+=("${release:-$name}")
+	sed -n "s/^vm: covered: /${release%.*}\t/p" "$vm/$name.log" >>"$vm/covered.tsv"
+done
+verdict="$passed passed, $failed failed, on ${#booted[@]} kernels: ${booted[*]}"
+[ "$failed" = 0 ] && [ "$passed" != 0 ] || { say "make test-vm: FAILED: $verdict"; exit 1; }
+# With all of them tested, the page that shows it is written anew.
+if [ -z "${KERNELS:-}${FILTER:-}" ] && [ ${#booted[@]} = 4 ]; then
+	UPDATE_DOCS=1 EUNOMIA_COVERED=$(realpath "$vm/covered.tsv") \
+		cargo test --release --quiet --package eunomia-host --test docs -- sources_page >/dev/null
+fi
+say "make test-vm: ok: $verdict"
