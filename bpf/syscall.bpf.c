@@ -29,35 +29,34 @@ struct {
 	__type(value, struct count_value);
 } counts_0 SEC(".maps"), counts_1 SEC(".maps");
 
-/* The calls that are wanted, a bit each; only looked at where some are left out. */
-#define SELECTION_WORDS 16
-const volatile bool select_calls;
+/*
+ * The calls that are wanted: for each of the three kinds and each way to call a bit per number, written by the host while the
+ * programs run. An array of words, so that a look-up costs next to nothing.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 3 * SELECTION_WORDS);
+	__uint(max_entries, 3 * 3 * SELECTION_WORDS);
 	__type(key, __u32);
 	__type(value, __u64);
 } selected SEC(".maps");
 
-static __always_inline bool left_out(__u32 number, __u32 abi)
+/* Whether a call is wanted as this kind. Numbers beyond every table share the last bit. */
+static __always_inline bool selects(enum record_kind kind, __u32 number, __u32 abi)
 {
-	if (!select_calls)
-		return false;
-	__u32 key = abi * SELECTION_WORDS + number / 64;
-	__u64 *bits = number < 64 * SELECTION_WORDS ? bpf_map_lookup_elem(&selected, &key) : NULL;
-	return !bits || !(*bits & (1ULL << (number % 64)));
+	__u32 bit = number < 64 * SELECTION_WORDS ? number : 64 * SELECTION_WORDS - 1;
+	__u32 key = ((kind - RECORD_SYSCALL) * 3 + abi) * SELECTION_WORDS + bit / 64;
+	__u64 *bits = bpf_map_lookup_elem(&selected, &key);
+	return bits && (*bits & (1ULL << (bit % 64)));
 }
 
 static __always_inline int on_enter(long number, const __u64 args[6])
 {
-	bool calls = wanted(RECORD_SYSCALL);
-	bool timed = wanted(RECORD_SYSCALL_RETURN) || wanted(RECORD_SYSCALL_COUNT);
 	struct task_struct *task = (void *)bpf_get_current_task();
+	__u32 abi = abi_of(task, &number);
+	bool calls = selects(RECORD_SYSCALL, number, abi);
+	bool timed = selects(RECORD_SYSCALL_RETURN, number, abi) || selects(RECORD_SYSCALL_COUNT, number, abi);
 
 	if ((!calls && !timed) || narrowed_out(task))
-		return 0;
-	__u32 abi = abi_of(task, &number);
-	if (left_out(number, abi))
 		return 0;
 	if (calls) {
 		struct syscall_record record = { .number = number, .abi = abi };
@@ -97,12 +96,12 @@ static __always_inline void sum(void *counts, struct count_key *key, struct task
 
 static __always_inline int on_return(long number, long value)
 {
-	bool returns = wanted(RECORD_SYSCALL_RETURN), counts = wanted(RECORD_SYSCALL_COUNT);
 	struct task_struct *task = (void *)bpf_get_current_task();
 	__u32 tid = bpf_get_current_pid_tgid(), abi;
 	__u64 duration = 0;
 
-	if ((!returns && !counts) || narrowed_out(task))
+	/* Where only begins are wanted there is nothing to look up. */
+	if (!wanted(RECORD_SYSCALL_RETURN) && !wanted(RECORD_SYSCALL_COUNT))
 		return 0;
 	/* The registers may have changed since, by exec or a signal's return: what was noted at the beginning goes first. */
 	struct begun *begin = bpf_map_lookup_elem(&begun, &tid);
@@ -113,9 +112,10 @@ static __always_inline int on_return(long number, long value)
 		bpf_map_delete_elem(&begun, &tid);
 	} else {
 		abi = abi_of(task, &number);
-		if (left_out(number, abi))
-			return 0;
 	}
+	bool returns = selects(RECORD_SYSCALL_RETURN, number, abi), counts = selects(RECORD_SYSCALL_COUNT, number, abi);
+	if ((!returns && !counts) || narrowed_out(task))
+		return 0;
 	if (returns) {
 		struct syscall_return_record record = { .number = number, .abi = abi, .value = value, .duration = duration };
 		FILL_FLAT(&record, task);

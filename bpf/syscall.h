@@ -12,6 +12,9 @@ enum syscall_abi {
 	ABI_X32 = 2,
 };
 
+/* Words of the calls that are wanted, for each kind and each way to call: numbers up to 1023. */
+#define SELECTION_WORDS 16
+
 /* Flat: behind kind and length, the bytes are those of the WIT record, in its order, with boot times. */
 struct syscall_record {
 	struct record_start start;

@@ -8,15 +8,17 @@ use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 
-use eunomia_host::event::{Columns, Kind, KindSet};
+use eunomia_host::event::{CallSet, Columns, Kind, KindSet};
+use eunomia_host::source::Wanted;
 use eunomia_host::wit::ipc::{ObjectKind, Verdict};
 use eunomia_host::wit::syscall::Abi;
 use eunomia_host::wit::tcp::{Direction, Family};
 use support::{CALLS, hooks, is_tracepoint, run_calls, watch};
 
-/// getppid, read and getpid on x86-64.
+/// Of x86-64.
 const GETPPID: u32 = 110;
 const READ: u32 = 0;
+const GETUID: u32 = 102;
 
 fn set(kinds: &[Kind]) -> KindSet {
     kinds.iter().copied().collect()
@@ -50,6 +52,26 @@ fn a_million_calls_of_four_threads_are_summed_exactly() {
         let (reads, errors) = sum_of(&seen, READ);
         assert!(reads >= 1_000 && errors == 1_000, "{hook}: {reads} reads, {errors} errors");
         assert!(seen.syscall_count.iter().all(|count| count.abi == Abi::Native && count.count >= count.errors));
+    }
+}
+
+#[test]
+fn calls_that_nobody_selects_do_not_leave_the_kernel() {
+    const CALLS: usize = 1_000;
+    for hook in hooks("syscall") {
+        let names = |names: &[&str]| CallSet::named(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        let mut wanted = Wanted::from(set(&[Kind::Syscall, Kind::SyscallCount]));
+        wanted.calls.insert(Kind::Syscall, names(&["getppid"]).unwrap());
+        let seen = watch(hook, wanted, || {
+            (0..CALLS).for_each(|_| _ = rustix::process::getppid());
+            (0..CALLS).for_each(|_| _ = rustix::process::getuid());
+        });
+        let own = seen.syscall.iter().filter(|call| call.pid == own_pid()).count();
+        assert_eq!(own, CALLS, "{hook}: getppid");
+        assert!(seen.syscall.iter().all(|call| call.number == GETPPID), "{hook}: of anybody");
+        // Of the other kind all are wanted.
+        assert_eq!(sum_of(&seen, GETPPID), (CALLS as u64, 0), "{hook}");
+        assert_eq!(sum_of(&seen, GETUID), (CALLS as u64, 0), "{hook}");
     }
 }
 

@@ -91,6 +91,9 @@ struct RunArgs {
     /// Only events of this cgroup and those below it, by path or id (may be repeated)
     #[arg(long = "cgroup", value_name = "PATH")]
     cgroups: Vec<String>,
+    /// Also events of this host itself and of what its plugins do
+    #[arg(long)]
+    include_self: bool,
     /// Use only these hooks, to see what they give: fentry (with fexit and lsm), kprobe (with kretprobe), tp_btf, raw_tp, tp;
     /// tracepoint means the last three
     #[arg(long, value_name = "HOOK,...", value_delimiter = ',')]
@@ -123,6 +126,8 @@ struct ConfigFile {
     #[serde(default)]
     cgroups: Vec<String>,
     #[serde(default)]
+    include_self: bool,
+    #[serde(default)]
     hooks: Vec<String>,
     #[serde(rename = "duration_seconds")]
     duration: Option<f64>,
@@ -150,6 +155,8 @@ pub struct Config {
     pub uids: Vec<u32>,
     /// Only these cgroups, by path or id; all when empty.
     pub cgroups: Vec<String>,
+    /// Also the host's own events.
+    pub include_self: bool,
     /// Only these hooks; any when empty.
     pub hooks: Vec<String>,
     /// How long to run.
@@ -187,6 +194,7 @@ impl RunArgs {
             comms: or_else(self.comms, file.comms),
             uids: or_else(self.uids, file.uids),
             cgroups: or_else(self.cgroups, file.cgroups),
+            include_self: self.include_self || file.include_self,
             hooks: or_else(self.hooks, file.hooks),
             duration: duration.context("the duration must be a positive number of seconds")?,
             alerts: self.alerts.or(file.alerts).unwrap_or_default(),

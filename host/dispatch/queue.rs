@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use serde::{Serialize, Serializer};
 use tokio::sync::Notify;
 
-use crate::event::{Batch, Keep, Kind, KindSet};
+use crate::event::{Batch, CallSet, Keep, Kind, KindSet};
 
 /// Where a plugin's events can be lost.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -81,6 +81,7 @@ pub struct Queue {
     inner: Mutex<Inner>,
     ready: Notify,
     wanted: KindSet,
+    calls: Option<CallSet>,
     max_events: u64,
     max_bytes: u64,
 }
@@ -98,7 +99,13 @@ struct Inner {
 impl Queue {
     /// A queue for events of the kinds wanted.
     pub fn new(wanted: KindSet, max_events: u64, max_bytes: u64) -> Self {
-        Queue { inner: Mutex::default(), ready: Notify::new(), wanted, max_events, max_bytes }
+        Queue { inner: Mutex::default(), ready: Notify::new(), wanted, calls: None, max_events, max_bytes }
+    }
+
+    /// The same for these system calls alone; without any for all.
+    #[must_use]
+    pub fn of_calls(self, calls: Option<CallSet>) -> Self {
+        Queue { calls, ..self }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -110,8 +117,16 @@ impl Queue {
         self.wanted
     }
 
+    /// The system calls that it takes of the kinds that are about such; none for all.
+    pub fn calls(&self) -> Option<&CallSet> {
+        self.calls.as_ref()
+    }
+
     /// Adds a batch's events of the kinds wanted, or counts them as lost when there is no room.
-    pub fn push(&self, delivery: Delivery) {
+    pub fn push(&self, mut delivery: Delivery) {
+        if let Some(calls) = &self.calls {
+            Arc::make_mut(&mut delivery.keep).select_calls(&delivery.batch, calls);
+        }
         let mut inner = self.lock();
         let batch = &delivery.batch;
         let kept: Vec<(Kind, u64, u64)> = self

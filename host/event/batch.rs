@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Columns, Kind, KindSet};
+use super::{CallSet, Columns, Kind, KindSet, Record};
+use crate::wit::syscall::{Syscall, SyscallCount, SyscallReturn};
 
 /// Consecutive events of one kind: rows `start..end` of the kind's column.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,6 +72,23 @@ impl Keep {
     /// Drops all events of a kind.
     pub fn drop_kind(&mut self, batch: &Batch, kind: Kind) {
         self.0.insert(kind, vec![false; batch.columns.count(kind)]);
+    }
+
+    /// Drops the events of one kind for which the test does not hold.
+    fn retain<R: Record>(&mut self, batch: &Batch, test: impl Fn(&R) -> bool) {
+        let column = R::column(&batch.columns);
+        if column.iter().all(&test) {
+            return;
+        }
+        let keep = self.0.entry(R::KIND).or_insert_with(|| vec![true; column.len()]);
+        keep.iter_mut().zip(column).for_each(|(kept, row)| *kept &= test(row));
+    }
+
+    /// Drops the events that are about other system calls than these.
+    pub fn select_calls(&mut self, batch: &Batch, calls: &CallSet) {
+        self.retain(batch, |call: &Syscall| calls.has(call.abi, call.number));
+        self.retain(batch, |call: &SyscallReturn| calls.has(call.abi, call.number));
+        self.retain(batch, |call: &SyscallCount| calls.has(call.abi, call.number));
     }
 
     /// How many of a kind's events in a batch are kept.

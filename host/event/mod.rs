@@ -12,7 +12,7 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use batch::{Batch, Keep, Pick, Rows, Run, runs_for};
-pub use syscalls::{name as syscall_name, number as syscall_number};
+pub use syscalls::{CallSet, name as syscall_name, number as syscall_number};
 
 use crate::wit;
 use clock::Clock;

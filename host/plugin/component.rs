@@ -24,6 +24,8 @@ pub struct Description {
     pub handles: KindSet,
     /// The kinds that it filters.
     pub filters: KindSet,
+    /// It wants some system calls alone.
+    pub selects_calls: bool,
     /// It wants ticks.
     pub ticks: bool,
     /// It wants its settings, and to be told of its end.
@@ -178,6 +180,7 @@ fn describe_export(description: &mut Description, name: &str) {
     match name {
         "life" => description.lives = true,
         "on-tick" => description.ticks = true,
+        "select-syscalls" => description.selects_calls = true,
         _ => match (kind("on-"), kind("filter-")) {
             (Some(kind), _) => description.handles.insert(kind),
             (_, Some(kind)) if kind.source() != "host" => description.filters.insert(kind),

@@ -18,7 +18,7 @@ use super::component::{Description, interface};
 use super::limits::{Limiter, Limits, START_DEADLINE_MS, WALL_MS};
 use super::lower::Run;
 use super::services::{Outlets, State};
-use crate::event::{Kind, Record, Rows, Visitor};
+use crate::event::{CallSet, Kind, Record, Rows, Visitor};
 
 /// Why an instance has ended. It is never called again.
 #[derive(Debug)]
@@ -42,6 +42,7 @@ impl fmt::Display for Fault {
 }
 
 type StartFunc = TypedFunc<(String,), (Result<(), String>,)>;
+type SelectFunc = TypedFunc<(), (Vec<String>,)>;
 type CallFuture<'a, T> = Pin<Box<dyn Future<Output = wasmtime::Result<T>> + Send + 'a>>;
 
 /// An exported function that takes a run of events of one kind.
@@ -68,6 +69,7 @@ pub(super) struct Instance {
     handlers: BTreeMap<Kind, Box<dyn RunFunc<()>>>,
     filters: BTreeMap<Kind, Box<dyn RunFunc<Vec<bool>>>>,
     on_tick: Option<TypedFunc<(u64, u64), ()>>,
+    select_calls: Option<SelectFunc>,
     start: Option<StartFunc>,
     stop: Option<TypedFunc<(), ()>>,
 }
@@ -129,15 +131,30 @@ impl Blueprint {
             true => Some(find(&mut store, linked, "on-tick", "handle")?),
             false => None,
         };
+        let select_calls = match description.selects_calls {
+            true => Some(find(&mut store, linked, "select-syscalls", "names")?),
+            false => None,
+        };
         let (start, stop) = match description.lives {
             true => (Some(find(&mut store, linked, "life", "start")?), Some(find(&mut store, linked, "life", "stop")?)),
             false => (None, None),
         };
-        Ok(Instance { store, deadline_ms: self.limits.deadline_ms, handlers, filters, on_tick, start, stop })
+        let deadline_ms = self.limits.deadline_ms;
+        Ok(Instance { store, deadline_ms, handlers, filters, on_tick, select_calls, start, stop })
     }
 }
 
 impl Instance {
+    /// The system calls that it wants; none for all.
+    pub async fn calls(&mut self) -> Result<Option<CallSet>> {
+        let Some(names) = self.select_calls else { return Ok(None) };
+        let call = |store| -> CallFuture<'_, _> { Box::pin(async move { names.call_async(store, ()).await }) };
+        let (names,) = bounded(&mut self.store, START_DEADLINE_MS, call)
+            .await
+            .map_err(|fault| anyhow!("its function that selects system calls failed: {fault}"))?;
+        CallSet::named(&names).map(Some).map_err(|reason| anyhow!("it selects system calls, and {reason}"))
+    }
+
     /// Has a run of events handled.
     pub async fn handle(&mut self, rows: Rows) -> Result<(), Fault> {
         let handler = &self.handlers[&rows.kind];

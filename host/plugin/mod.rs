@@ -104,11 +104,12 @@ impl Plugin {
             alerts_raised: counts.alerts.clone(),
             running: runtime.running.clone(),
         };
-        let instance = blueprint.start().await?;
+        let mut instance = blueprint.start().await?;
+        let calls = instance.calls().await?;
 
         let description = compiled.description.clone();
         let wanted = settings.events.map_or(description.handles, |events| description.handles.and(events));
-        let queue = Arc::new(Queue::new(wanted, settings.limits.queue_events, limits::QUEUE_BYTES));
+        let queue = Arc::new(Queue::new(wanted, settings.limits.queue_events, limits::QUEUE_BYTES).of_calls(calls));
         let (asks, requests) = mpsc::channel(1);
         let interval = Duration::from_millis(settings.tick_ms);
         let member = Member {

@@ -12,9 +12,9 @@ use super::summary::PluginSummary;
 use crate::config::Config;
 use crate::directory::Change;
 use crate::dispatch::Message;
-use crate::event::{Kind, KindSet};
+use crate::event::{CallSet, Kind, KindSet};
 use crate::plugin::{Compiled, Outlets, Plugin, Runtime};
-use crate::source::{self, Poller, SourceState, State};
+use crate::source::{self, Poller, SourceState, State, Wanted};
 
 /// How long a plugin's stop function may keep the host from ending.
 const STOP_TIME: Duration = Duration::from_secs(3);
@@ -26,6 +26,9 @@ const BEHIND_NAMED: usize = usize::MAX;
 const PROCESS_TABLE: &str = "eunomia:plugin/processes@";
 const PROCESS_KINDS: [Kind; 3] = [Kind::Exec, Kind::Exit, Kind::Fork];
 
+/// The source whose kinds are about system calls, of which a plugin may want some alone.
+const CALLS_SOURCE: &str = "syscall";
+
 /// What runs.
 pub struct Host {
     runtime: Runtime,
@@ -34,7 +37,7 @@ pub struct Host {
     poller: Poller,
     config: Config,
     plugins: Plugins,
-    wanted: KindSet,
+    wanted: Wanted,
     sources: Vec<SourceState>,
 }
 
@@ -128,18 +131,14 @@ impl Host {
 
     /// Has the sources attached that the plugins need now, and no others.
     fn attach_sources(&mut self) {
-        let plugins = self.plugins.running.values();
-        let wanted = plugins.fold(KindSet::default(), |all, plugin| {
-            let table = plugin.description.services.iter().any(|service| service.starts_with(PROCESS_TABLE));
-            let for_table = if table { PROCESS_KINDS.into_iter().collect() } else { KindSet::default() };
-            all.or(plugin.queue.wanted()).or(for_table)
-        });
+        let wanted = self.plugins.wanted();
         if wanted == self.wanted && !self.sources.is_empty() {
             return;
         }
         let had = std::mem::replace(&mut self.wanted, wanted);
         let before = std::mem::take(&mut self.sources);
-        self.sources = block_in_place(|| self.poller.want(wanted));
+        self.sources = block_in_place(|| self.poller.want(self.wanted.clone()));
+        let (had, wanted) = (had.kinds, self.wanted.kinds);
         if had.has(Kind::Fork) && !wanted.has(Kind::Fork) {
             self.outlets.processes.clear(); // From now on nothing tells of processes that end.
         }
@@ -204,6 +203,23 @@ impl Host {
 }
 
 impl Plugins {
+    /// What they want of the sources, all together.
+    fn wanted(&self) -> Wanted {
+        let mut wanted = Wanted::default();
+        for plugin in self.running.values() {
+            let kinds = plugin.queue.wanted();
+            let table = plugin.description.services.iter().any(|service| service.starts_with(PROCESS_TABLE));
+            let for_table = if table { PROCESS_KINDS.into_iter().collect() } else { KindSet::default() };
+            for kind in kinds.iter().filter(|kind| kind.source() == CALLS_SOURCE) {
+                let calls = plugin.queue.calls().unwrap_or(&CallSet::ALL);
+                let all = wanted.calls.entry(kind).or_default();
+                *all = all.or(calls);
+            }
+            wanted.kinds = wanted.kinds.or(kinds).or(for_table);
+        }
+        wanted
+    }
+
     fn that_want(&self, source: &str) -> Vec<&str> {
         let wants = |plugin: &&Plugin| plugin.queue.wanted().iter().any(|kind| kind.source() == source);
         self.running.values().filter(wants).map(|plugin| &*plugin.name).collect()

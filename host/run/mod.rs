@@ -55,7 +55,7 @@ async fn run_plugins(config: Config) -> Result<()> {
         comms: config.comms.clone(),
         uids: config.uids.clone(),
         cgroups: config.cgroups.iter().map(|name| source::cgroup_id(name)).collect::<Result<_>>()?,
-        exclude_pid: Some(std::process::id()),
+        exclude_pid: (!config.include_self).then(std::process::id),
     };
     let to_dispatcher = messages.clone();
     let deliver = move |batch| _ = to_dispatcher.blocking_send(Message::Batch(Box::new(batch)));

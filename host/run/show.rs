@@ -67,7 +67,11 @@ pub fn inspect(file: &Path) -> Result<()> {
     };
     line("handles", names(description.handles));
     line("filters", names(description.filters));
-    let life = [(description.ticks, "ticks"), (description.lives, "start and stop")];
+    let life = [
+        (description.ticks, "ticks"),
+        (description.lives, "start and stop"),
+        (description.selects_calls, "some system calls alone"),
+    ];
     line("wants", life.iter().filter(|(wants, _)| *wants).map(|(_, what)| *what).collect::<Vec<_>>().join(", "));
     line("services", description.services.join(", "));
     line(

@@ -12,6 +12,7 @@ mod seccomp;
 mod syscall;
 mod tcp;
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
@@ -21,7 +22,7 @@ use serde::Serialize;
 pub use cgroup::cgroup_id;
 pub use process::{process_of, running_processes};
 
-use crate::event::{Batch, Kind, KindSet};
+use crate::event::{Batch, CallSet, Kind, KindSet};
 
 /// The sources, one line each. What a source is stands in its own file.
 pub static SOURCES: &[&Source] =
@@ -95,6 +96,21 @@ pub fn hooks(names: &[String]) -> Result<Vec<String>> {
         }
     }
     Ok(hooks)
+}
+
+/// The events that somebody wants.
+#[derive(Clone, Default, PartialEq, Debug)]
+pub struct Wanted {
+    /// Their kinds.
+    pub kinds: KindSet,
+    /// Of kinds that are about system calls: which calls. Without an entry all of them.
+    pub calls: BTreeMap<Kind, CallSet>,
+}
+
+impl From<KindSet> for Wanted {
+    fn from(kinds: KindSet) -> Self {
+        Wanted { kinds, calls: BTreeMap::new() }
+    }
 }
 
 /// Which hooks may be used, and which events leave the kernel. An empty list means all.
@@ -204,10 +220,10 @@ impl Poller {
         Ok(Poller { commands, thread })
     }
 
-    /// Attaches the sources of these kinds and detaches the others. Waits until that is done.
-    pub fn want(&self, kinds: KindSet) -> Vec<SourceState> {
+    /// Attaches the sources of what is wanted and detaches the others. Waits until that is done.
+    pub fn want(&self, wanted: impl Into<Wanted>) -> Vec<SourceState> {
         let (reply, answer) = channel();
-        _ = self.commands.send(poll::Command::Want(kinds, reply));
+        _ = self.commands.send(poll::Command::Want(wanted.into(), reply));
         answer.recv().unwrap_or_default()
     }
 

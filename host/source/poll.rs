@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use libbpf_rs::{Map, MapCore, MapFlags, Object, RingBuffer, RingBufferBuilder};
 
 use super::load::{Loaded, load};
-use super::{Narrowing, SOURCES, Source, SourceCounts, SourceState, State, Sums, clock};
+use super::{Narrowing, SOURCES, Source, SourceCounts, SourceState, State, Sums, Wanted, clock};
 use crate::event::clock::Clock;
 use crate::event::decode::boot_time;
 use crate::event::layout::{self, c};
-use crate::event::{Batch, Columns, Kind, KindSet, decode};
+use crate::event::{Batch, CallSet, Columns, Kind, decode};
 
 /// How often the rings are drained while events come.
 const DRAIN_EVERY: Duration = Duration::from_millis(1);
@@ -42,8 +42,8 @@ const SUM_BATCH: u32 = 1024;
 
 /// What the thread is told. It stops when nobody is left to tell it anything.
 pub enum Command {
-    /// Attach the sources of these kinds and no others.
-    Want(KindSet, Sender<Vec<SourceState>>),
+    /// Attach the sources of these events and no others.
+    Want(Wanted, Sender<Vec<SourceState>>),
 }
 
 /// A source that is attached.
@@ -110,7 +110,7 @@ impl Reader {
         let mut idle_drains = 0;
         loop {
             match commands.try_recv() {
-                Ok(Command::Want(kinds, reply)) => _ = reply.send(self.want(kinds)),
+                Ok(Command::Want(wanted, reply)) => _ = reply.send(self.want(&wanted)),
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => break,
             }
@@ -183,7 +183,8 @@ impl Reader {
         }
     }
 
-    fn want(&mut self, kinds: KindSet) -> Vec<SourceState> {
+    fn want(&mut self, wanted: &Wanted) -> Vec<SourceState> {
+        let kinds = wanted.kinds;
         let unwanted: Vec<_> =
             SOURCES.iter().filter(|source| source.kinds().and(kinds).is_empty()).map(|source| source.name).collect();
         self.detach(&unwanted);
@@ -193,6 +194,7 @@ impl Reader {
             }
             if let Some(attached) = self.attached.get(source.name) {
                 let bits = kinds.iter().filter_map(Kind::record_number).fold(0, |bits, number| bits | 1 << number);
+                select_calls(&attached.loaded.object, source, wanted);
                 control(&attached.loaded.object, c::control_key::CONTROL_WANTED, bits);
             }
         }
@@ -315,6 +317,20 @@ fn control(object: &Object, key: c::control_key, value: u64) {
     let set = map(object, "control").map(|map| map.update(&key.0.to_ne_bytes(), &value.to_ne_bytes(), MapFlags::ANY));
     if let Some(Err(error)) = set {
         log::error!("a BPF program cannot be controlled: {error}");
+    }
+}
+
+/// Tells programs that look at system calls which ones are wanted, as each of the source's kinds.
+fn select_calls(object: &Object, source: &Source, wanted: &Wanted) {
+    let Some(map) = map(object, "selected") else { return };
+    let words = source.kinds().iter().flat_map(|kind| {
+        let all = if wanted.kinds.has(kind) { CallSet::ALL } else { CallSet::default() };
+        wanted.calls.get(&kind).unwrap_or(&all).words().collect::<Vec<_>>()
+    });
+    for (key, word) in (0u32..).zip(words) {
+        if let Err(error) = map.update(&key.to_ne_bytes(), &word.to_ne_bytes(), MapFlags::ANY) {
+            return log::error!("source {}: the system calls cannot be selected: {error}", source.name);
+        }
     }
 }
 

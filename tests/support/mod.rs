@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use eunomia_host::event::{Batch, Columns, KindSet};
-use eunomia_host::source::{Narrowing, Poller, SOURCES, State};
+use eunomia_host::source::{Narrowing, Poller, SOURCES, State, Wanted};
 use serde_json::Value;
 
 /// How long anything may take before a test gives up: slow machines and emulated ones included.
@@ -86,12 +86,14 @@ pub fn run_calls(workload: &str) -> Option<(u32, u32)> {
 }
 
 /// What the sources see by one hook while a workload runs: nothing lost, all in time order.
-pub fn watch(hook: &str, kinds: KindSet, workload: impl FnOnce()) -> Columns {
+pub fn watch(hook: &str, wanted: impl Into<Wanted>, workload: impl FnOnce()) -> Columns {
     let batches: Arc<Mutex<Vec<Batch>>> = Arc::default();
     let into = batches.clone();
     let narrowing = Narrowing { hooks: vec![hook.to_owned()], ..Default::default() };
     let poller = Poller::start(narrowing, Box::new(move |batch| into.lock().unwrap().push(batch))).unwrap();
-    for state in poller.want(kinds) {
+    let wanted = wanted.into();
+    let kinds = wanted.kinds;
+    for state in poller.want(wanted) {
         let wanted = kinds.iter().any(|kind| kind.source() == state.source);
         let attached = matches!(&state.state, State::Attached { hook: by, .. } if *by == hook);
         assert_eq!(wanted, attached, "{state:?}");

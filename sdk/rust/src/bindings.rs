@@ -54,6 +54,7 @@ exported! {
     OnExec, "handles-exec";
     OnExit, "handles-exit";
     OnFork, "handles-fork";
+    SelectSyscalls, "selects-syscalls";
     OnSyscall, "handles-syscall";
     OnSyscallReturn, "handles-syscall-return";
     OnSyscallCount, "handles-syscall-count";

@@ -113,6 +113,8 @@ interfaces! {
     OnExit::on_exit(events: Vec<process::Exit>), on_exit.handle;
     /// Handles processes that forked: a run of them in time order.
     OnFork::on_fork(events: Vec<process::Fork>), on_fork.handle;
+    /// Names the system calls that it wants, such as `openat`; asked once, after the start. Without this trait it gets all.
+    SelectSyscalls::names() -> Vec<String>, select_syscalls.names;
     /// Handles system calls that began: a run of events in time order.
     OnSyscall::on_syscall(events: Vec<syscall::Syscall>), on_syscall.handle;
     /// Handles system calls that returned: a run of events in time order.
