@@ -310,10 +310,14 @@ struct socket {
 	struct sock *sk;
 };
 
+struct in_addr {
+	__be32 s_addr;
+};
+
 struct sockaddr_in {
 	unsigned short sin_family;
 	__be16 sin_port;
-	__be32 sin_addr;
+	struct in_addr sin_addr;
 };
 
 struct sockaddr_in6 {

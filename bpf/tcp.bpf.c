@@ -84,16 +84,19 @@ static __always_inline void fill_ends(struct tcp_record *record, struct sock *sk
 }
 
 /* Where to, as the caller asked: a connect that fails early leaves nothing in the socket. */
-static __always_inline void fill_destination(struct tcp_record *record, struct sockaddr_in6 *to)
+static __always_inline void fill_destination(struct tcp_record *record, struct sock *sk, struct sockaddr_in6 *to)
 {
 	record->destination_port = __builtin_bswap16(BPF_CORE_READ(to, sin6_port));
 	if (BPF_CORE_READ(to, sin6_family) == AF_INET6) {
 		record->is_ipv6 = 1;
 		BPF_CORE_READ_INTO(&record->destination_address, to, sin6_addr);
 	} else {
+		/* Perhaps of an IPv6 socket, with an address mapped in IPv6. */
 		record->is_ipv6 = 0;
+		__builtin_memset(record->source_address, 0, sizeof(record->source_address));
 		__builtin_memset(record->destination_address, 0, sizeof(record->destination_address));
-		map_ipv4(record->destination_address, BPF_CORE_READ((struct sockaddr_in *)to, sin_addr));
+		map_ipv4(record->source_address, BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr));
+		map_ipv4(record->destination_address, BPF_CORE_READ((struct sockaddr_in *)to, sin_addr.s_addr));
 	}
 }
 
@@ -107,7 +110,7 @@ static __always_inline void send_tcp(struct sock *sk, struct connection *connect
 	record.header.task = connection->task;
 	fill_ends(&record, sk);
 	if (to)
-		fill_destination(&record, to);
+		fill_destination(&record, sk, to);
 	record.error = error;
 	record.incoming = connection->incoming;
 	record.duration = bpf_ktime_get_boot_ns() - connection->begun;

@@ -167,6 +167,49 @@ fn plugins_come_change_and_go_with_their_files() {
 }
 
 #[test]
+fn every_sort_of_rule_raises_its_alert() {
+    if !can_load_bpf() {
+        return;
+    }
+    let (folder, scratch) = (Folder::new("rules"), Folder::new("rules-scratch"));
+    let watched = scratch.0.join("watched");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let settings = format!(
+        "[[config.rules]]\nname = 'watched-file'\nseverity = 'low'\non = 'file-write'\npath = ['{}']\n\
+         [[config.rules]]\nname = 'that-port'\nseverity = 'low'\non = 'connect'\nport = [{port}]\n",
+        watched.display()
+    );
+    folder.put("alerts.toml", settings.as_bytes());
+    folder.put("alerts.wasm", &fs::read(plugin("alerts")).unwrap());
+    let mut host = Host::start(&["--plugin-dir", folder.0.to_str().unwrap(), "--alerts", "json"]);
+    let mut expect = |rule: &str| {
+        let (alert, _) = host.expect(rule, |line| line["alert"]["rule"] == rule);
+        alert["alert"].clone()
+    };
+    (0..3).for_each(|_| fs::write(&watched, "x").unwrap());
+    let written = expect("watched-file");
+    assert_eq!(written["fields"]["path"], watched.to_str().unwrap());
+    assert!(written["message"].as_str().unwrap().contains("was made by"), "{written}");
+    let lent = scratch.0.join("lent");
+    fs::write(&lent, "x").unwrap();
+    fs::set_permissions(&lent, std::os::unix::fs::PermissionsExt::from_mode(0o4755)).unwrap();
+    assert_eq!(expect("setuid-bit-set")["fields"]["mode"], "4755");
+    drop(std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    assert_eq!(expect("that-port")["fields"]["destination_port"], port.to_string());
+    // It traces a child under a filter.
+    support::run_calls("trace").unwrap();
+    let traced = expect("process-traced");
+    assert_eq!((&traced["fields"]["syscall"], &traced["comm"]), (&"ptrace".into(), &"calls".into()), "{traced}");
+    let (lines, summary) = host.stop();
+    let again = of_kind(&lines, "alert").filter(|line| line["alert"]["rule"] == "watched-file").count();
+    assert_eq!(again, 0, "the same was told once");
+    let calls = &summary["plugins"]["alerts"]["kinds"]["syscall"];
+    let all = summary["sources"]["syscall"]["seen"].as_u64().unwrap();
+    assert!(calls.as_u64().unwrap() > 0 && all < 10_000, "only what the rules select leaves the kernel: {all}");
+}
+
+#[test]
 fn an_exchange_under_load_loses_and_repeats_nothing() {
     if !can_load_bpf() {
         return;

@@ -57,12 +57,16 @@ fn under_a_filter() {
             call();
         }
         "kill-thread" => {
+            let before = std::fs::read_dir("/proc/self/task").unwrap().count();
             for _ in 0..TIMES {
                 std::thread::spawn(move || {
                     filter(SeccompAction::KillThread);
                     call();
                 });
-                std::thread::sleep(Duration::from_millis(5));
+                // A thread that was killed cannot be joined.
+                while std::fs::read_dir("/proc/self/task").unwrap().count() > before {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
             }
             std::process::exit(0);
         }

@@ -13,7 +13,7 @@ use eunomia_host::source::Wanted;
 use eunomia_host::wit::ipc::{ObjectKind, Verdict};
 use eunomia_host::wit::syscall::Abi;
 use eunomia_host::wit::tcp::{Direction, Family};
-use support::{CALLS, hooks, is_tracepoint, run_calls, watch};
+use support::{CALLS, hooks, is_tracepoint, run_calls, skipped, watch};
 
 /// Of x86-64.
 const GETPPID: u32 = 110;
@@ -48,9 +48,11 @@ fn a_million_calls_of_four_threads_are_summed_exactly() {
             let directory = fs::File::open("/").unwrap();
             (0..1_000).for_each(|_| assert!((&directory).read(&mut nothing).is_err(), "a directory cannot be read"));
         });
-        assert_eq!(sum_of(&seen, GETPPID), (THREADS * CALLS, 0), "{hook}");
+        let exact = |found: u64, truth: u64| found <= truth && truth - found <= skipped();
+        let (calls, errors) = sum_of(&seen, GETPPID);
+        assert!(exact(calls, THREADS * CALLS) && errors == 0, "{hook}: {calls} calls, {errors} errors");
         let (reads, errors) = sum_of(&seen, READ);
-        assert!(reads >= 1_000 && errors == 1_000, "{hook}: {reads} reads, {errors} errors");
+        assert!(exact(errors, 1_000) && reads >= errors, "{hook}: {reads} reads, {errors} errors");
         assert!(seen.syscall_count.iter().all(|count| count.abi == Abi::Native && count.count >= count.errors));
     }
 }

@@ -188,6 +188,13 @@ kinds! {
     Alert, alert, wit::alerts::RaisedAlert, "alert", "host";
 }
 
+impl Kind {
+    /// Whether its events are about single system calls, of which a plugin may select some.
+    pub fn is_of_calls(self) -> bool {
+        matches!(self, Kind::Syscall | Kind::SyscallReturn | Kind::SyscallCount)
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())

@@ -109,6 +109,11 @@ impl CallSet {
         Ok(set)
     }
 
+    /// Whether no call is in it.
+    pub fn is_empty(&self) -> bool {
+        *self == CallSet::default()
+    }
+
     /// Whether a call is in it. Numbers beyond every table share the last bit, as in the kernel.
     pub fn has(&self, abi: Abi, number: u32) -> bool {
         let bit = (number as usize).min(64 * CALL_WORDS - 1);

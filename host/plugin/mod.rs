@@ -108,7 +108,11 @@ impl Plugin {
         let calls = instance.calls().await?;
 
         let description = compiled.description.clone();
-        let wanted = settings.events.map_or(description.handles, |events| description.handles.and(events));
+        let mut wanted = settings.events.map_or(description.handles, |events| description.handles.and(events));
+        if calls.is_some_and(|calls| calls.is_empty()) {
+            // Nobody looks at system calls for a plugin that has chosen none.
+            wanted = wanted.iter().filter(|kind| !kind.is_of_calls()).collect();
+        }
         let queue = Arc::new(Queue::new(wanted, settings.limits.queue_events, limits::QUEUE_BYTES).of_calls(calls));
         let (asks, requests) = mpsc::channel(1);
         let interval = Duration::from_millis(settings.tick_ms);

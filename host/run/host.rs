@@ -26,9 +26,6 @@ const BEHIND_NAMED: usize = usize::MAX;
 const PROCESS_TABLE: &str = "eunomia:plugin/processes@";
 const PROCESS_KINDS: [Kind; 3] = [Kind::Exec, Kind::Exit, Kind::Fork];
 
-/// The source whose kinds are about system calls, of which a plugin may want some alone.
-const CALLS_SOURCE: &str = "syscall";
-
 /// What runs.
 pub struct Host {
     runtime: Runtime,
@@ -210,7 +207,7 @@ impl Plugins {
             let kinds = plugin.queue.wanted();
             let table = plugin.description.services.iter().any(|service| service.starts_with(PROCESS_TABLE));
             let for_table = if table { PROCESS_KINDS.into_iter().collect() } else { KindSet::default() };
-            for kind in kinds.iter().filter(|kind| kind.source() == CALLS_SOURCE) {
+            for kind in kinds.iter().filter(|kind| kind.is_of_calls()) {
                 let calls = plugin.queue.calls().unwrap_or(&CallSet::ALL);
                 let all = wanted.calls.entry(kind).or_default();
                 *all = all.or(calls);

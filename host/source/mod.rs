@@ -185,6 +185,9 @@ pub struct SourceCounts {
     pub dropped: u64,
     /// Records not made, because the same CPU was in the middle of another.
     pub nested: u64,
+    /// Runs of the programs that the kernel left out, because it had interrupted another. At most so many events are missing:
+    /// not every run would have made one.
+    pub skipped: u64,
     /// Records that made no sense to the decoder.
     pub undecodable: u64,
     /// Records that came after later ones had gone on. They are not lost.
@@ -194,12 +197,18 @@ pub struct SourceCounts {
 impl SourceCounts {
     /// Events that happened, of the kinds wanted and within the narrowing.
     pub fn seen(&self) -> u64 {
-        self.sent + self.dropped + self.nested
+        self.sent + self.dropped + self.nested + self.skipped
     }
 
     /// Where events were lost.
     pub fn lost(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        [("kernel_ring", self.dropped), ("nested", self.nested), ("undecodable", self.undecodable)].into_iter()
+        let lost = [
+            ("kernel_ring", self.dropped),
+            ("nested", self.nested),
+            ("skipped", self.skipped),
+            ("undecodable", self.undecodable),
+        ];
+        lost.into_iter()
     }
 }
 

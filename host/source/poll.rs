@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
+use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
 use libbpf_rs::{Map, MapCore, MapFlags, Object, RingBuffer, RingBufferBuilder};
 
 use super::load::{Loaded, load};
@@ -243,13 +244,22 @@ impl Reader {
             let counts = SourceCounts {
                 sent: counts.sent + attached.tally.summed.get(),
                 undecodable: attached.tally.undecodable.get(),
+                skipped: skipped(&attached.loaded.object),
                 ..counts
             };
+            if counts.skipped > 0 {
+                log::error!(
+                    "source {name}: the kernel left out {} runs of its programs, for it had interrupted them: events are \
+                     missing; try --hooks tp, which is interrupted less often",
+                    counts.skipped
+                );
+            }
             let sum = self.before.entry(name).or_insert_with(|| SourceCounts { source: name, ..Default::default() });
-            let SourceCounts { source: _, sent, dropped, nested, undecodable, late } = counts;
+            let SourceCounts { source: _, sent, dropped, nested, skipped, undecodable, late } = counts;
             sum.sent += sent;
             sum.dropped += dropped;
             sum.nested += nested;
+            sum.skipped += skipped;
             sum.undecodable += undecodable;
             sum.late += late;
             self.attached.remove(name);
@@ -332,6 +342,16 @@ fn select_calls(object: &Object, source: &Source, wanted: &Wanted) {
             return log::error!("source {}: the system calls cannot be selected: {error}", source.name);
         }
     }
+}
+
+/// How often the kernel did not run a source's programs. One that was interrupted while it ran is not run again on that CPU
+/// until it goes on, and kernels with full preemption do interrupt them: under load, for milliseconds, in which nobody's
+/// calls are seen there. That a program may forbid it (bpf_preempt_disable) does not help: it is interrupted as it allows it
+/// again.
+fn skipped(object: &Object) -> u64 {
+    let Some(id) = map(object, "control").and_then(|map| map.info().ok()).map(|info| info.info.id) else { return 0 };
+    let programs = ProgInfoIter::with_query_opts(ProgInfoQueryOptions::default().include_map_ids(true));
+    programs.filter(|program| program.map_ids.contains(&id)).map(|program| program.recursion_misses).sum()
 }
 
 /// What the kernel and the reader have counted of a source since it was attached.

@@ -18,6 +18,9 @@ common="console=ttyS0 quiet panic=-1 mitigations=off lsm=lockdown,yama,apparmor,
 # The rungs that must attach and be exact: said here, independently of what the host finds. All of these kernels have them all.
 expected=fentry,kprobe,tp_btf,raw_tp,tp
 
+# Kernels with full preemption interrupt BPF programs and meanwhile skip them, which the host has to account for.
+may_skip() { [ "$1" != newest ] || echo EUNOMIA_MAY_SKIP=1; }
+
 say() { printf '%s\n' "$*"; }
 
 if ! command -v apt-get >/dev/null; then
@@ -39,7 +42,7 @@ boot() { # NAME
 	{ cat "$vm/initramfs" && (cd "$kernel" && echo overlay.ko | cpio --quiet -o -H newc); } >"$vm/$1.initramfs"
 	timeout --signal=KILL "$longest_seconds" qemu-system-x86_64 -machine q35 -accel tcg -cpu max,la57=off -smp 2 -m "$memory_mib" \
 		-nodefaults -no-user-config -display none -serial "file:$vm/$1.log" -no-reboot -kernel "$kernel/vmlinuz" \
-		-initrd "$vm/$1.initramfs" -append "$common EUNOMIA_EXPECT_HOOKS=$expected EUNOMIA_FILTER=${FILTER:-}" \
+		-initrd "$vm/$1.initramfs" -append "$common EUNOMIA_EXPECT_HOOKS=$expected EUNOMIA_FILTER=${FILTER:-} $(may_skip "$1")" \
 		</dev/null || true
 	sed -i 's/\r$//' "$vm/$1.log"
 	rm -f "$vm/$1.initramfs"
@@ -63,7 +66,7 @@ for name in 5.10 6.1 6.12 newest; do
 	for program in "$@"; do
 		grep -q "^vm: program $program status 0 " "$vm/$name.log" || failed=$((failed + 1))
 	done
-	sed -n '/^failures:$/,/^test result/p' "$vm/$name.log" | sed 's/^/  | /'
+	sed -n '/^failures:$/,/^test result/p' "$vm/$name.log" | cut -c 1-400 | sed 's/^/  | /'
 	passed=$((passed + $(awk '/^test result:/ { sum += $4 } END { print sum + 0 }' "$vm/$name.log")))
 	failed=$((failed + $(awk '/^test result:/ { sum += $6 } END { print sum + 0 }' "$vm/$name.log")))
 	booted+=("${release:-$name}")

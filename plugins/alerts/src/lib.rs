@@ -1,23 +1,27 @@
-//! Raises alerts by rules over the programs that are executed.
+//! Raises alerts by rules over programs that are executed, files that are written, connections, system calls and what seccomp
+//! filters stop.
 //!
 //! The rules are in `default_rules.json`; `[config]` adds to them, or takes their place with `default_rules = false`.
 
 mod pipes;
+mod repeats;
 mod rules;
+mod subject;
 
 use eunomia_plugin::prelude::*;
+use eunomia_plugin::syscalls;
 use serde::Deserialize;
 
 use pipes::Pipes;
+use repeats::Repeats;
 use rules::Rule;
-
-/// How far up an alert tells of a process's ancestors.
-const MAX_ANCESTORS: usize = 8;
+use subject::{Event, Subject};
 
 #[derive(Default)]
 struct Alerts {
     rules: Vec<Rule>,
     pipes: Pipes,
+    repeats: Repeats,
 }
 
 #[derive(Deserialize)]
@@ -56,34 +60,77 @@ impl Plugin for Alerts {
     }
 }
 
-/// The names of the processes above, the nearest first: `bash < sshd < systemd`.
-fn ancestors(event: &Exec) -> String {
-    let mut names = Vec::new();
-    let mut pid = event.task.ppid;
-    while names.len() < MAX_ANCESTORS
-        && pid != 0
-        && let Some(process) = processes::lookup(pid, None)
-    {
-        names.push(process.comm);
-        pid = process.ppid;
+impl Alerts {
+    /// Raises one alert at most: of the first rule that fits, the settings' before the plugin's own. Whether one fits.
+    fn judge(&mut self, event: Event<'_>) -> bool {
+        let subject = Subject::new(event, processes::lookup);
+        let Some(rule) = self.rules.iter().find(|rule| rule.fits(&subject)) else { return false };
+        let alert = rule.alert(&subject);
+        let key = (rule.name.clone(), subject.task.pid, subject.task.start_time, subject.thing());
+        // Each execution is another program; anything else a process may do over and over.
+        if matches!(subject.event, Event::Exec(_)) || self.repeats.is_new(key, alert.time) {
+            alert.raise();
+        }
+        true
     }
-    names.join(" < ")
 }
 
 impl OnExec for Alerts {
     fn on_exec(&mut self, events: Vec<Exec>) {
         for event in &events {
-            // One alert an event: the first rule that fits, the settings' before the plugin's own.
-            if let Some(rule) = self.rules.iter().find(|rule| rule.fits(event)) {
-                rule.alert(event).field("ancestors", ancestors(event)).raise();
-            } else if let Some(alert) = self.pipes.watch(event) {
-                alert.field("ancestors", ancestors(event)).raise();
+            if !self.judge(Event::Exec(event))
+                && let Some(alert) = self.pipes.watch(event, processes::lookup)
+            {
+                alert.raise();
             }
         }
     }
 }
 
-export!(Alerts: OnExec);
+impl OnFileOpen for Alerts {
+    fn on_file_open(&mut self, events: Vec<FileOpen>) {
+        for event in events.iter().filter(|event| event.write && event.error == 0) {
+            self.judge(Event::Open(event));
+        }
+    }
+}
+
+impl OnFileChange for Alerts {
+    fn on_file_change(&mut self, events: Vec<FileChange>) {
+        for event in events.iter().filter(|event| event.error == 0) {
+            self.judge(Event::Change(event));
+        }
+    }
+}
+
+impl OnTcpConnect for Alerts {
+    fn on_tcp_connect(&mut self, events: Vec<TcpConnect>) {
+        events.iter().for_each(|event| _ = self.judge(Event::Connect(event)));
+    }
+}
+
+impl SelectSyscalls for Alerts {
+    fn names(&mut self) -> Vec<String> {
+        self.rules.iter().flat_map(Rule::syscalls).cloned().collect()
+    }
+}
+
+impl OnSyscall for Alerts {
+    fn on_syscall(&mut self, events: Vec<Syscall>) {
+        for event in &events {
+            let name = syscalls::name(event.abi, event.number).unwrap_or_default();
+            self.judge(Event::Syscall(event, &name));
+        }
+    }
+}
+
+impl OnSeccompAction for Alerts {
+    fn on_seccomp_action(&mut self, events: Vec<SeccompAction>) {
+        events.iter().for_each(|event| _ = self.judge(Event::Seccomp(event)));
+    }
+}
+
+export!(Alerts: OnExec, OnFileOpen, OnFileChange, OnTcpConnect, SelectSyscalls, OnSyscall, OnSeccompAction);
 
 #[cfg(test)]
 mod tests {
@@ -106,6 +153,9 @@ mod tests {
             (r#"{"rules": [{"name": "a", "severity": "terrible"}]}"#, "`terrible`"),
             (r#"{"rules": [{"name": "a", "severity": "low", "exes": []}]}"#, "`exes`"),
             (r#"{"rules": [{"name": "a", "severity": "low"}]}"#, "a has no condition"),
+            (r#"{"rules": [{"name": "a", "severity": "low", "port": [1]}]}"#, "a has the condition port"),
+            (r#"{"rules": [{"name": "a", "severity": "low", "on": "syscall", "uid": [0]}]}"#, "names none"),
+            (r#"{"rules": [{"name": "a", "severity": "low", "on": "never", "uid": [0]}]}"#, "`never`"),
             (r#"{"default_rules": false}"#, "there is no rule"),
         ] {
             let error = rules(config).err().unwrap();

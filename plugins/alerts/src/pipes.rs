@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use eunomia_plugin::prelude::*;
 
-use crate::rules::alert;
+use crate::subject::{Event, Lookup, Subject};
 
 /// A shell starts the programs of a pipeline within this time.
 const MOMENT_NS: u64 = 200_000_000;
@@ -42,7 +42,7 @@ fn role(event: &Exec) -> Option<Role> {
 
 impl Pipes {
     /// Takes in an execution, and says so when it completes such a pair.
-    pub fn watch(&mut self, event: &Exec) -> Option<Alert> {
+    pub fn watch(&mut self, event: &Exec, lookup: Lookup) -> Option<Alert> {
         let role = role(event)?;
         while self.recent.front().is_some_and(|(old, _)| old.time + MOMENT_NS < event.time)
             || self.recent.len() >= MAX_REMEMBERED
@@ -54,7 +54,8 @@ impl Pipes {
         let found = other.map(|(other, _)| {
             let (interpreter, download) = if role == Role::Interprets { (event, other) } else { (other, event) };
             let message = "an interpreter runs what comes from the network";
-            alert(Severity::High, "interpreter-fed-from-network", message, interpreter)
+            Subject::new(Event::Exec(interpreter), lookup)
+                .alert(Severity::High, "interpreter-fed-from-network", message)
                 .field("download", download.args.join(" "))
         });
         self.recent.push_back((event.clone(), role));
@@ -76,12 +77,12 @@ mod tests {
     #[test]
     fn a_download_and_a_bare_interpreter_of_one_parent_make_a_pair_in_either_order() {
         let mut pipes = Pipes::default();
-        assert!(pipes.watch(&at(1, 10, "curl http://10.0.0.1/a")).is_none());
-        assert!(pipes.watch(&at(2, 11, "sh")).is_none(), "another parent");
-        assert!(pipes.watch(&at(3, 10, "bash script.sh")).is_none(), "it runs a file");
-        let alert = pipes.watch(&at(4, 10, "bash -s")).unwrap();
+        assert!(pipes.watch(&at(1, 10, "curl http://10.0.0.1/a"), |_, _| None).is_none());
+        assert!(pipes.watch(&at(2, 11, "sh"), |_, _| None).is_none(), "another parent");
+        assert!(pipes.watch(&at(3, 10, "bash script.sh"), |_, _| None).is_none(), "it runs a file");
+        let alert = pipes.watch(&at(4, 10, "bash -s"), |_, _| None).unwrap();
         assert_eq!(alert.fields.last().unwrap().value, "curl http://10.0.0.1/a");
-        assert!(pipes.watch(&at(MOMENT_NS * 2, 10, "sh")).is_none(), "long after");
-        assert!(pipes.watch(&at(MOMENT_NS * 2 + 1, 10, "wget -qO- http://10.0.0.1/a")).is_some());
+        assert!(pipes.watch(&at(MOMENT_NS * 2, 10, "sh"), |_, _| None).is_none(), "long after");
+        assert!(pipes.watch(&at(MOMENT_NS * 2 + 1, 10, "wget -qO- http://10.0.0.1/a"), |_, _| None).is_some());
     }
 }

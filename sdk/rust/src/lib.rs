@@ -58,7 +58,7 @@ pub mod prelude {
     pub use crate::{
         OnAlert, OnCgroupCreated, OnCgroupRemoved, OnExec, OnExit, OnFileActivity, OnFileChange, OnFileIo, OnFileOpen,
         OnFork, OnIpcAccess, OnSeccompAction, OnSyscall, OnSyscallCount, OnSyscallReturn, OnTcpAccept, OnTcpClose,
-        OnTcpConnect, OnTick,
+        OnTcpConnect, OnTick, SelectSyscalls,
     };
 }
 

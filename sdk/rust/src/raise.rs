@@ -6,7 +6,7 @@ use crate::files::{FileActivity, FileChange, FileOpen};
 use crate::ipc::IpcAccess;
 use crate::process::{Exec, Exit, Fork};
 use crate::seccomp::SeccompAction;
-use crate::syscall::SyscallCount;
+use crate::syscall::{FlatComm, Syscall, SyscallCount};
 use crate::tcp::{TcpAccept, TcpClose, TcpConnect};
 use crate::types::{Task, Timestamp};
 
@@ -56,6 +56,22 @@ impl About for RaisedAlert {
 
     fn task(&self) -> Option<&Task> {
         self.alert.task.as_ref()
+    }
+}
+
+impl FlatComm {
+    /// The thread's name. Bytes that are not UTF-8 become U+FFFD.
+    pub fn text(&self) -> String {
+        let bytes = [self.low.to_le_bytes(), self.high.to_le_bytes()].concat();
+        String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
+    }
+}
+
+impl Syscall {
+    /// Who called, as other events have it. Its namespaces are 0: a flat record does not tell them.
+    pub fn task(&self) -> Task {
+        let Syscall { pid, tid, ppid, uid, gid, cgroup, start_time, .. } = *self;
+        Task { pid, tid, ppid, uid, gid, comm: self.comm.text(), cgroup, pid_ns: 0, mnt_ns: 0, user_ns: 0, start_time }
     }
 }
 
