@@ -85,6 +85,9 @@ struct RunArgs {
     /// Only events of this cgroup and those below it, by path or id (may be repeated)
     #[arg(long = "cgroup", value_name = "PATH")]
     cgroups: Vec<String>,
+    /// Only events of the container with this name or id, also where it starts later (may be repeated)
+    #[arg(long = "container", value_name = "NAME|ID")]
+    containers: Vec<String>,
     /// Use only these hooks, to see what they give; `eunomia-host sources` lists them
     #[arg(long, value_name = "HOOK,...", value_delimiter = ',')]
     hooks: Vec<String>,
@@ -116,6 +119,8 @@ struct ConfigFile {
     #[serde(default)]
     cgroups: Vec<String>,
     #[serde(default)]
+    containers: Vec<String>,
+    #[serde(default)]
     hooks: Vec<String>,
     #[serde(rename = "duration_seconds")]
     duration: Option<f64>,
@@ -143,6 +148,8 @@ pub struct Config {
     pub uids: Vec<u32>,
     /// Only these cgroups, by path or id; all when empty.
     pub cgroups: Vec<String>,
+    /// Only these containers, by name, id, or its beginning; all when empty.
+    pub containers: Vec<String>,
     /// Only these hooks; any when empty.
     pub hooks: Vec<String>,
     /// How long to run.
@@ -180,6 +187,7 @@ impl RunArgs {
             comms: or_else(self.comms, file.comms),
             uids: or_else(self.uids, file.uids),
             cgroups: or_else(self.cgroups, file.cgroups),
+            containers: or_else(self.containers, file.containers),
             hooks: or_else(self.hooks, file.hooks),
             duration: duration.context("the duration must be a positive number of seconds")?,
             alerts: self.alerts.or(file.alerts).unwrap_or_default(),
@@ -222,6 +230,10 @@ impl Config {
                 "--comm '{comm}': a thread's name has 1 to {MAX_COMM_BYTES} bytes; the kernel cuts longer names"
             );
         }
+        ensure!(
+            self.containers.iter().all(|name| !name.is_empty()),
+            "--container has no name; `docker ps` shows names"
+        );
         if let Some(directory) = &self.plugin_dir
             && let Err(error) = std::fs::read_dir(directory)
         {

@@ -215,6 +215,16 @@ impl KindSet {
         Kind::ALL.iter().copied().collect()
     }
 
+    /// These kinds.
+    pub const fn of(kinds: &[Kind]) -> Self {
+        let (mut set, mut at) = (0, 0);
+        while at < kinds.len() {
+            set |= 1 << kinds[at] as u8;
+            at += 1;
+        }
+        KindSet(set)
+    }
+
     /// Whether the kind is in it.
     pub fn has(self, kind: Kind) -> bool {
         self.0 & (1 << kind as u8) != 0

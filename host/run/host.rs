@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::sync::mpsc;
 use tokio::task::{block_in_place, spawn_blocking};
 
@@ -25,6 +25,9 @@ const BEHIND_NAMED: usize = usize::MAX;
 /// The import that needs the process table, and the kinds that keep it.
 const PROCESS_TABLE: &str = "eunomia:plugin/processes@";
 const PROCESS_KINDS: [Kind; 3] = [Kind::Exec, Kind::Exit, Kind::Fork];
+
+/// The plugin that tells of containers, as it is shipped.
+const CONTAINER_MAP: &str = "container-map.wasm";
 
 /// What runs.
 pub struct Host {
@@ -72,7 +75,11 @@ impl Host {
                 log::error!("plugin {} is not loaded: {error:#}", file.display());
             }
         }
-        self.plugins.running.is_empty()
+        let nothing_works = self.plugins.running.is_empty();
+        if !nothing_works {
+            self.load_container_map().await;
+        }
+        nothing_works
     }
 
     /// Follows changes of the plugin directory.
@@ -104,7 +111,7 @@ impl Host {
         for ignored in &compiled.description.ignored {
             log::warn!("plugin {name}: its export {ignored} is unknown to this host and ignored");
         }
-        compiled.check()?;
+        compiled.check(&settings.grants)?;
         let replaced = self.plugins.running.get_mut(name);
         let swaps = replaced.is_some();
         let (plugin, member) =
@@ -147,6 +154,9 @@ impl Host {
             // After attaching, so that none falls between the two.
             self.outlets.processes.add_running(block_in_place(source::running_processes));
         }
+        if wanted.has(Kind::CgroupCreated) && !had.has(Kind::CgroupCreated) {
+            block_in_place(|| self.outlets.containers.walk());
+        }
         for state in &self.sources {
             let was = before.iter().find(|other| other.source == state.source).map(|state| &state.state);
             if was == Some(&state.state) {
@@ -164,6 +174,32 @@ impl Host {
                 State::Off => {}
             }
         }
+    }
+
+    /// Loads the plugin that tells of containers where `--container` needs one and none was named: it is shipped beside the
+    /// others, and gets what its own settings grant.
+    async fn load_container_map(&mut self) {
+        if self.config.containers.is_empty() || self.plugins.tells_of_containers() {
+            return;
+        }
+        let beside = self.config.plugins.iter().map(|file| file.with_file_name(CONTAINER_MAP));
+        let Some(file) = beside.into_iter().find(|file| file.is_file()) else { return };
+        let name = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+        log::info!("--container needs a plugin that tells of containers: {} is loaded as well", file.display());
+        if let Err(error) = self.load(&name, &file, self.config.plugins.len()).await {
+            log::error!("plugin {} is not loaded: {error:#}", file.display());
+        }
+    }
+
+    /// An error when the run is narrowed to containers and no plugin tells of any.
+    pub fn check_containers(&self) -> Result<()> {
+        ensure!(
+            self.config.containers.is_empty() || self.plugins.tells_of_containers() || self.config.plugin_dir.is_some(),
+            "--container {}: no plugin that runs tells the host of containers; add --plugin {CONTAINER_MAP}, with \
+             container-registry = true below [grants] in its settings",
+            self.config.containers.join(" --container ")
+        );
+        Ok(())
     }
 
     /// An error when plugins want sources, and none of them can be had.
@@ -204,6 +240,10 @@ impl Host {
 }
 
 impl Plugins {
+    fn tells_of_containers(&self) -> bool {
+        self.running.values().any(|plugin| plugin.description.registers())
+    }
+
     fn that_want(&self, source: &str) -> Vec<&str> {
         let wants = |plugin: &&Plugin| plugin.queue.wanted().iter().any(|kind| kind.source() == source);
         self.running.values().filter(wants).map(|plugin| &*plugin.name).collect()

@@ -39,6 +39,8 @@ pub fn quiet_libbpf() {
 
 /// Loads and attaches a source by its best rung.
 pub fn load(source: &Source, narrowing: &Narrowing) -> (Option<Loaded>, State) {
+    let wide = Narrowing { hooks: narrowing.hooks.clone(), exclude_pid: narrowing.exclude_pid, ..Default::default() };
+    let narrowing = if source.is_narrowed() { narrowing } else { &wide };
     let mut why = Vec::new();
     for rung in source.rungs {
         if !narrowing.hooks.is_empty() && !narrowing.hooks.iter().any(|hook| hook == rung.hook) {
@@ -97,7 +99,7 @@ fn prepare(open: &mut OpenObject, source: &Source, narrowing: Option<&Narrowing>
         if name == "events" {
             map.set_max_entries(source.ring_bytes)?;
         } else if name == ".rodata.narrowing"
-            && let Some(Narrowing { hooks: _, pids, comms, uids, cgroups, exclude_pid }) = narrowing
+            && let Some(Narrowing { hooks: _, pids, comms, uids, cgroups, containers, exclude_pid }) = narrowing
             && let Some(bytes) = map.initial_value_mut()
         {
             let count = |list: usize| u32::try_from(list).unwrap_or(u32::MAX);
@@ -105,7 +107,8 @@ fn prepare(open: &mut OpenObject, source: &Source, narrowing: Option<&Narrowing>
                 pids: count(pids.len()),
                 comms: count(comms.len()),
                 uids: count(uids.len()),
-                cgroups: count(cgroups.len()),
+                // Not 0 while no container is known yet: none means none.
+                cgroups: count(cgroups.len() + usize::from(containers.is_some())),
                 exclude_pid: exclude_pid.unwrap_or(0),
             };
             let value = bytes_of(&value);

@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-pub use cgroup::cgroup_id;
+pub use cgroup::{WatchedCgroups, cgroup_id, cgroup_of, existing_cgroups};
 pub use process::{process_of, running_processes};
 
 use crate::event::{Batch, Kind, KindSet};
@@ -53,6 +53,12 @@ pub struct Sums {
 }
 
 impl Source {
+    /// Whether it is narrowed in the kernel. Cgroups are made from outside of them, by engines, and whoever finds out about
+    /// containers needs to see all; the dispatcher narrows them for the others.
+    fn is_narrowed(&self) -> bool {
+        self.name != cgroup::CGROUP.name
+    }
+
     /// The kinds that it gives.
     pub fn kinds(&self) -> KindSet {
         Kind::ALL.iter().copied().filter(|kind| kind.source() == self.name).collect()
@@ -82,6 +88,9 @@ pub struct Narrowing {
     pub uids: Vec<u32>,
     /// Ids of cgroups in the unified tree; what is below them counts as in them.
     pub cgroups: Vec<u64>,
+    /// Cgroups of containers, which come and go while the sources are attached; none where all events are wanted. They add
+    /// to those above.
+    pub containers: Option<WatchedCgroups>,
     /// A process that is left out whatever else is said: the host itself.
     pub exclude_pid: Option<u32>,
 }

@@ -205,6 +205,11 @@ impl Reader {
         let (loaded, state) = load(source, &self.narrowing);
         self.states.insert(source.name, state);
         if let Some(loaded) = loaded {
+            if source.is_narrowed()
+                && let Some(containers) = &self.narrowing.containers
+            {
+                containers.join(source.name, &loaded.object);
+            }
             let next_sum = Instant::now() + SUM_EVERY;
             let attached = Attached { source, loaded, tally: Rc::default(), sums: 0, next_sum, settled: None };
             self.attached.insert(source.name, attached);
@@ -215,6 +220,9 @@ impl Reader {
     fn detach(&mut self, names: &[&'static str]) {
         for name in names {
             self.states.remove(name);
+            if let Some(containers) = &self.narrowing.containers {
+                containers.leave(name);
+            }
             let Some(attached) = self.attached.get_mut(name) else { continue };
             attached.loaded.links.clear();
             let deadline = Instant::now() + LAST_RECORDS;
