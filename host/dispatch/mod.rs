@@ -7,7 +7,7 @@ mod narrow;
 mod processes;
 mod queue;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,6 +109,8 @@ pub struct Dispatcher {
     latest: u64,
     /// Batches that went on before their containers were known.
     went_on: u64,
+    /// Plugins that were too slow to tell of containers, and have not caught up yet.
+    late: BTreeSet<Arc<str>>,
 }
 
 impl Dispatcher {
@@ -120,9 +122,20 @@ impl Dispatcher {
     ) -> (Self, mpsc::Sender<Message>, AlertInbox) {
         let (sender, messages) = mpsc::channel(MAX_BATCHES);
         let (alerts, inbox) = inbox::alert_inbox();
-        let (line, next_ticks, counts, latest, went_on) = Default::default();
-        let dispatcher =
-            Dispatcher { line, next_ticks, messages, inbox, processes, containers, only, counts, latest, went_on };
+        let (line, next_ticks, counts, latest, went_on, late) = Default::default();
+        let dispatcher = Dispatcher {
+            line,
+            next_ticks,
+            messages,
+            inbox,
+            processes,
+            containers,
+            only,
+            counts,
+            latest,
+            went_on,
+            late,
+        };
         (dispatcher, sender, alerts)
     }
 
@@ -166,6 +179,7 @@ impl Dispatcher {
 
     fn leave(&mut self, name: &str) {
         self.next_ticks.remove(name);
+        self.late.remove(name);
         self.line.extract_if(.., |member| *member.name == *name).for_each(|member| member.queue.close());
     }
 
@@ -189,18 +203,20 @@ impl Dispatcher {
             for kind in member.queue.wanted().and(present).iter() {
                 delivered.entry(kind).or_insert_with(|| keep.count(&batch, kind) as u64);
             }
-            // One that was too slow before is not waited for until it has caught up.
-            let waits = member.registers && !CGROUP_KINDS.and(present).is_empty() && member.queue.is_settled();
+            if member.queue.is_settled() {
+                self.late.remove(&member.name);
+            }
             member.queue.push(Delivery { batch: batch.clone(), keep: keep.clone() });
-            if waits && timeout(REGISTRY_TIME, member.queue.settled()).await.is_err() {
+            // One that was too slow is not waited for again until it has caught up.
+            let tells = member.registers && !CGROUP_KINDS.and(present).is_empty();
+            if tells
+                && !self.late.contains(&member.name)
+                && timeout(REGISTRY_TIME, member.queue.settled()).await.is_err()
+            {
+                self.late.insert(member.name.clone());
                 self.went_on += 1;
                 if self.went_on == 1 {
-                    log::warn!(
-                        "plugin {} did not tell within {} ms which container a new cgroup belongs to: the engine that it \
-                         asks may hang. Events go on, and may lack their container",
-                        member.name,
-                        REGISTRY_TIME.as_millis()
-                    );
+                    warn_of_late(&member.name);
                 }
             }
             if let Some((kinds, _)) = &member.filter {
@@ -251,6 +267,14 @@ impl Dispatcher {
             member.queue.abandon(Where::Shutdown);
         }
     }
+}
+
+fn warn_of_late(plugin: &str) {
+    log::warn!(
+        "plugin {plugin} did not tell within {} ms which container a new cgroup belongs to: the engine that it asks may hang. \
+         Events go on, and may lack their container",
+        REGISTRY_TIME.as_millis()
+    );
 }
 
 async fn ask(member: &Member, delivery: Delivery, kinds: KindSet) -> Arc<Keep> {

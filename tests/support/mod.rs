@@ -1,6 +1,8 @@
 //! Runs the real binary, and asks the machine what it allows.
 #![allow(dead_code)] // Each test file uses a part.
 
+pub mod line;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
