@@ -29,6 +29,10 @@ test: build fixtures lint ## every test; those of the running kernel need root
 test-quick: build fixtures ## the tests that leave the machine in peace
 	@scripts/test.sh --lib --bins $(addprefix --test ,$(filter-out $(STORMS),$(TESTS)))
 
+.PHONY: bench
+bench: build fixtures ## what things cost, as ratios
+	cargo bench --bench containers
+
 .PHONY: lint
 lint: setup ## formatting and clippy
 	cargo fmt --all --check

@@ -148,9 +148,9 @@ async fn one_that_takes_too_long_keeps_events_back_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_narrowed_to_a_container_shows_its_cgroups_alone_and_tells_the_kernel() {
-    let told: Arc<Mutex<Vec<(u64, bool)>>> = Arc::default();
+    let told: Arc<Mutex<Vec<(u64, Option<bool>)>>> = Arc::default();
     let into = told.clone();
-    let tell = Box::new(move |cgroup, there| into.lock().unwrap().push((cgroup, there)));
+    let tell = Box::new(move |cgroup, wanted| into.lock().unwrap().push((cgroup, wanted)));
     let watch = Watch { names: vec!["name-b".into()], tell };
     let line = Line::with(
         vec![cgroup(1, "/"), cgroup(2, "/box")],
@@ -160,12 +160,16 @@ async fn a_run_narrowed_to_a_container_shows_its_cgroups_alone_and_tells_the_ker
     let plugins = start(&line, &granted("{}")).await;
     let paths = ["/box/a", "/box/b", "/box/b/below", "/elsewhere"];
     let cgroup_created = paths.iter().zip(10..).map(|(path, id)| created(id, id, path)).collect();
-    line.send(Columns { cgroup_created, ..Default::default() }).await;
+    // Those of cgroups so new that the kernel let them pass are among the first.
+    let exec = vec![exec(20, 10), exec(21, 11), exec(22, 12), exec(23, 13), exec(24, 1)];
+    line.send(Columns { cgroup_created, exec, ..Default::default() }).await;
     let outcome = line.finish(plugins).await;
     let lines = outcome.json();
     let shown: Vec<_> = of_kind(&lines, "cgroup-created").map(|line| line["path"].as_str().unwrap()).collect();
     assert_eq!(shown, ["/box/b", "/box/b/below"]);
-    assert_eq!(*told.lock().unwrap(), [(11, true)]);
+    assert_eq!(of_kind(&lines, "exec").map(|line| line["cgroup"].as_u64().unwrap()).collect::<Vec<_>>(), [11, 12]);
+    let (yes, no) = (Some(true), Some(false));
+    assert_eq!(*told.lock().unwrap(), [(10, no), (11, yes), (12, no), (13, no)]);
     assert_eq!(outcome.kinds["containers"][&Kind::CgroupCreated].delivered, 4, "it sees all");
     assert_eq!(outcome.kinds["json-log"][&Kind::CgroupCreated].filtered, 2);
 }
@@ -248,13 +252,7 @@ fn server(folder: &Folder, answer: &'static str, more: usize) -> String {
 async fn a_plugin_calls_the_servers_it_was_granted_and_gets_errors_from_bad_ones() {
     for (name, answer, more, result, bytes) in [
         ("good", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", 0, "200", 5),
-        (
-            "short",
-            "HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\nhello",
-            0,
-            "error reading a body from connection",
-            0,
-        ),
+        ("short", "HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\nhello", 0, "error reading a body from connection", 0),
         ("flood", "HTTP/1.1 200 OK\r\n\r\n", 100 << 20, "HTTP response body size exceeds limit", 0),
         ("hang", "", 0, "ConnectionReadTimeout", 0),
     ] {

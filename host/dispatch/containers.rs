@@ -37,12 +37,12 @@ pub struct Tree {
     pub cgroup_of: Box<dyn Fn(u32) -> Option<u64> + Send + Sync>,
 }
 
-/// Who wants to know when a container of a certain name or id comes or goes.
+/// Who wants the events of certain containers alone.
 pub struct Watch {
     /// Names, ids, or beginnings of ids.
     pub names: Vec<String>,
-    /// Called with the container's cgroup, and whether it is there.
-    pub tell: Box<dyn Fn(u64, bool) + Send + Sync>,
+    /// Called with a cgroup, and whether it is the cgroup of such a container; none when it is gone.
+    pub tell: Box<dyn Fn(u64, Option<bool>) + Send + Sync>,
 }
 
 /// The shortest beginning of an id that stands for a container: what engines print.
@@ -55,7 +55,9 @@ pub struct Containers {
     generation: AtomicU64,
     tree: Tree,
     watch: Option<Watch>,
-    watched: Mutex<Vec<u64>>,
+    /// The cgroups that have been told of, and those of containers watched among them.
+    judged: Mutex<HashMap<u64, bool>>,
+    watched: RwLock<Vec<u64>>,
     warned: AtomicBool,
 }
 
@@ -74,8 +76,8 @@ const LOCK: &str = "no thread panics while it holds this";
 impl Containers {
     /// None yet.
     pub fn new(tree: Tree, watch: Option<Watch>) -> Self {
-        let (table, generation, watched, warned) = Default::default();
-        Containers { table, generation, tree, watch, watched, warned }
+        let (table, generation, judged, watched, warned) = Default::default();
+        Containers { table, generation, tree, watch, judged, watched, warned }
     }
 
     /// The cgroups that there are. From now on the place of each is known.
@@ -117,6 +119,27 @@ impl Containers {
         self.forget_old(&mut table);
         if changed {
             self.generation.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whoever tells of containers has told of these new cgroups: what is none of a container watched is unwanted.
+    pub fn judge(&self, batch: &Batch) {
+        let created = batch.columns.cgroup_created.iter().filter(|event| event.hierarchy == 0);
+        created.for_each(|event| self.judge_unless_told(event.id));
+    }
+
+    /// The same of all cgroups that are known.
+    pub fn judge_known(&self) {
+        let known: Vec<u64> = self.table.read().expect(LOCK).cgroups.keys().copied().collect();
+        known.into_iter().for_each(|id| self.judge_unless_told(id));
+    }
+
+    fn judge_unless_told(&self, cgroup: u64) {
+        let Some(watch) = &self.watch else { return };
+        let mut judged = self.judged.lock().expect(LOCK);
+        if !judged.contains_key(&cgroup) {
+            judged.insert(cgroup, false);
+            (watch.tell)(cgroup, Some(false));
         }
     }
 
@@ -180,7 +203,7 @@ impl Containers {
     /// Whether a cgroup is in a container that is watched.
     pub fn is_watched(&self, cgroup: u64) -> bool {
         // Not held while the table is: `tell` takes them in the other order.
-        let watched = self.watched.lock().expect(LOCK).clone();
+        let watched = self.watched.read().expect(LOCK).clone();
         !watched.is_empty() && self.is_below(cgroup, &watched)
     }
 
@@ -204,18 +227,21 @@ impl Containers {
         }
     }
 
-    /// Tells who watches, where a container begins or ceases to be one that is watched for.
+    /// Tells who watches, where a cgroup begins or ceases to be that of a container watched, or is gone.
     fn tell(&self, cgroup: u64, container: Option<&Container>) {
         let Some(watch) = &self.watch else { return };
-        let wanted = container.is_some_and(|container| watch.names.iter().any(|name| is_called(container, name)));
-        let mut watched = self.watched.lock().expect(LOCK);
-        let was = watched.iter().position(|other| *other == cgroup);
-        match (was, wanted) {
-            (None, true) => watched.push(cgroup),
-            (Some(at), false) => _ = watched.swap_remove(at),
-            _ => return,
+        let wanted = container.map(|container| watch.names.iter().any(|name| is_called(container, name)));
+        let mut judged = self.judged.lock().expect(LOCK);
+        let before = match wanted {
+            Some(wanted) => judged.insert(cgroup, wanted),
+            None => judged.remove(&cgroup),
+        };
+        if before != wanted {
+            let mut watched = self.watched.write().expect(LOCK);
+            watched.retain(|other| *other != cgroup);
+            watched.extend((wanted == Some(true)).then_some(cgroup));
+            (watch.tell)(cgroup, wanted);
         }
-        (watch.tell)(cgroup, wanted);
     }
 }
 
@@ -373,11 +399,11 @@ mod tests {
 
     #[test]
     fn whoever_watches_is_told_once_by_name_id_or_its_beginning() {
-        let told: Arc<Mutex<Vec<(u64, bool)>>> = Arc::default();
+        let told: Arc<Mutex<Vec<(u64, Option<bool>)>>> = Arc::default();
         let into = told.clone();
         let id = "0123456789abcdef";
         let names = vec!["web".into(), id[..SHORT_ID].into(), id[..SHORT_ID - 1].into()];
-        let watch = Watch { names, tell: Box::new(move |cgroup, there| into.lock().unwrap().push((cgroup, there))) };
+        let watch = Watch { names, tell: Box::new(move |cgroup, wanted| into.lock().unwrap().push((cgroup, wanted))) };
         let containers = Containers::new(tree(&[(1, "/"), (2, "/a"), (3, "/a/b")]), Some(watch));
         containers.walk();
         containers.put(container(2, "a", ""));
@@ -387,7 +413,13 @@ mod tests {
         containers.put(container(2, "a", "renamed"));
         containers.put(container(4, id, "db"));
         containers.put(container(5, "0123456789aXXXXX", "other"));
-        assert_eq!(*told.lock().unwrap(), [(2, true), (2, false), (4, true)]);
+        containers.judge_known();
+        let (yes, no) = (Some(true), Some(false));
+        let told = std::mem::take(&mut *told.lock().unwrap());
+        assert_eq!(told[..5], [(2, no), (2, yes), (2, no), (4, yes), (5, no)]);
+        let mut rest = told[5..].to_vec();
+        rest.sort_unstable();
+        assert_eq!(rest, [(1, no), (3, no)], "those that nobody told of are none of a container watched");
     }
 
     #[test]

@@ -197,6 +197,7 @@ impl Dispatcher {
         for (at, member) in self.line.iter().enumerate() {
             // Those who tell of containers come first and need to see all cgroups.
             if !member.registers && !std::mem::replace(&mut narrowed, true) {
+                self.containers.judge(&batch);
                 keep = self.only.narrow(&batch, keep, &self.containers);
             }
             // Filters only ever drop, so the first plugin that wants a kind is offered the most of it.

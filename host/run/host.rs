@@ -156,6 +156,7 @@ impl Host {
         }
         if wanted.has(Kind::CgroupCreated) && !had.has(Kind::CgroupCreated) {
             block_in_place(|| self.outlets.containers.walk());
+            self.outlets.containers.judge_known();
         }
         for state in &self.sources {
             let was = before.iter().find(|other| other.source == state.source).map(|state| &state.state);

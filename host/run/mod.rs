@@ -16,7 +16,7 @@ use crate::directory::{Change, Directory};
 use crate::dispatch::{Containers, Dispatcher, Message, Only, Processes, Tree, Watch};
 use crate::output::{self, Writer};
 use crate::plugin::{Outlets, Runtime};
-use crate::source::{self, Narrowing, Poller, WatchedCgroups};
+use crate::source::{self, JudgedCgroups, Narrowing, Poller};
 use host::Host;
 use summary::Summary;
 
@@ -47,10 +47,10 @@ async fn run_plugins(config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let (output, writer) = output::start(config.alerts)?;
     let processes = Arc::new(Processes::new(Box::new(source::process_of)));
-    let watched = (!config.containers.is_empty()).then(WatchedCgroups::default);
+    let judged = (!config.containers.is_empty()).then(JudgedCgroups::default);
     let tree = Tree { walk: Box::new(source::existing_cgroups), cgroup_of: Box::new(source::cgroup_of) };
-    let watch = watched.clone().map(|watched| {
-        let tell = Box::new(move |cgroup, there| watched.set(cgroup, there));
+    let watch = judged.clone().map(|judged| {
+        let tell = Box::new(move |cgroup, wanted| judged.set(cgroup, wanted));
         Watch { names: config.containers.clone(), tell }
     });
     let containers = Arc::new(Containers::new(tree, watch));
@@ -60,7 +60,7 @@ async fn run_plugins(config: Config) -> Result<()> {
         comms: config.comms.clone(),
         uids: config.uids.clone(),
         cgroups: cgroups.clone(),
-        containers: watched.is_some(),
+        containers: judged.is_some(),
     };
     let (dispatcher, messages, inbox) = Dispatcher::new(processes.clone(), containers.clone(), only);
     let dispatched = tokio::spawn(dispatcher.run());
@@ -70,7 +70,7 @@ async fn run_plugins(config: Config) -> Result<()> {
         comms: config.comms.clone(),
         uids: config.uids.clone(),
         cgroups,
-        containers: watched,
+        containers: judged,
         exclude_pid: Some(std::process::id()),
     };
     let to_dispatcher = messages.clone();

@@ -1,6 +1,6 @@
 //! Source cgroup: control groups made and removed, and those that there are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, Object};
 
 use super::{Rung, Source};
+use crate::event::layout::c;
 use crate::wit::container_registry::Cgroup;
 
 /// Room for some 5,000 events.
@@ -89,33 +90,44 @@ pub fn cgroup_of(pid: u32) -> Option<u64> {
     Some(fs::metadata(unified_tree().ok()?.join(path)).ok()?.ino())
 }
 
-/// The cgroups of containers that a run is narrowed to. They come and go while it runs, and every source that is attached
-/// learns of it at once.
+/// The cgroups that a run narrowed to containers knows, and whether each is of a container wanted. They come and go while it
+/// runs, and every source that is attached learns of it at once. Until then their events leave the kernel.
 #[derive(Clone, Default)]
-pub struct WatchedCgroups(Arc<Mutex<Watched>>);
+pub struct JudgedCgroups(Arc<Mutex<Judged>>);
 
 #[derive(Default)]
-struct Watched {
-    ids: BTreeSet<u64>,
+struct Judged {
+    wanted: HashMap<u64, bool>,
     maps: BTreeMap<&'static str, MapHandle>,
+    warned: bool,
 }
 
-impl WatchedCgroups {
-    /// Lets a cgroup's events, and those of cgroups below it, leave the kernel, or no longer.
-    pub fn set(&self, id: u64, watched: bool) {
+fn verdict(wanted: bool) -> [u8; 1] {
+    let verdict = if wanted { c::cgroup_verdict::CGROUP_WANTED } else { c::cgroup_verdict::CGROUP_UNWANTED };
+    [u8::try_from(verdict.0).expect("it is 0 or 1")]
+}
+
+impl JudgedCgroups {
+    /// Says whether the events of a cgroup, and of those below it, are wanted; none when it is gone.
+    pub fn set(&self, id: u64, wanted: Option<bool>) {
         let mut inner = self.0.lock().expect("no thread panics while it holds this");
-        if watched {
-            inner.ids.insert(id);
-        } else {
-            inner.ids.remove(&id);
+        let Judged { wanted: all, maps, warned } = &mut *inner;
+        match wanted {
+            Some(wanted) => _ = all.insert(id, wanted),
+            None => _ = all.remove(&id),
         }
-        for (source, map) in &inner.maps {
-            let done = match watched {
-                true => map.update(&id.to_ne_bytes(), &[1], MapFlags::ANY),
-                false => map.delete(&id.to_ne_bytes()),
+        for (source, map) in maps {
+            let done = match wanted {
+                Some(wanted) => map.update(&id.to_ne_bytes(), &verdict(wanted), MapFlags::ANY),
+                // It may never have been there, for want of room.
+                None => map.delete(&id.to_ne_bytes()).or(Ok(())),
             };
-            if let Err(error) = done {
-                log::error!("source {source} cannot be told that cgroup {id} is that of a container wanted: {error}");
+            if let Err(error) = done
+                && !std::mem::replace(warned, true)
+            {
+                log::warn!(
+                    "source {source} cannot learn of more cgroups ({error}); the host narrows its events instead"
+                );
             }
         }
     }
@@ -124,8 +136,12 @@ impl WatchedCgroups {
     pub(super) fn join(&self, source: &'static str, object: &Object) {
         let Some(map) = object.maps().find(|map| map.name() == "only_cgroups") else { return };
         let mut inner = self.0.lock().expect("no thread panics while it holds this");
-        let filled = inner.ids.iter().try_for_each(|id| map.update(&id.to_ne_bytes(), &[1], MapFlags::ANY));
-        match filled.and_then(|()| MapHandle::try_from(&map)) {
+        for (id, wanted) in &inner.wanted {
+            if map.update(&id.to_ne_bytes(), &verdict(*wanted), MapFlags::ANY).is_err() {
+                break; // No room: the host narrows the rest.
+            }
+        }
+        match MapHandle::try_from(&map) {
             Ok(map) => _ = inner.maps.insert(source, map),
             Err(error) => log::error!("source {source} cannot be told of containers: {error}"),
         }
@@ -137,8 +153,8 @@ impl WatchedCgroups {
     }
 }
 
-impl fmt::Debug for WatchedCgroups {
+impl fmt::Debug for JudgedCgroups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(&self.0.lock().expect("no thread panics while it holds this").ids).finish()
+        f.debug_map().entries(&self.0.lock().expect("no thread panics while it holds this").wanted).finish()
     }
 }

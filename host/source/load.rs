@@ -13,6 +13,10 @@ use crate::event::layout::{bytes_of, c as layout};
 /// How many of libbpf's last messages are kept to explain a failure: the verifier's verdict is in the last few.
 const MESSAGES: usize = 12;
 
+/// Cgroups of which a source's programs know whether they are of a container wanted. Events of those beyond leave the kernel
+/// and are dropped by the host.
+const MAX_JUDGED_CGROUPS: u32 = 16_384;
+
 /// CAP_SYS_ADMIN, CAP_PERFMON and CAP_BPF in linux/capability.h.
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
@@ -98,6 +102,8 @@ fn prepare(open: &mut OpenObject, source: &Source, narrowing: Option<&Narrowing>
         let name = map.name().to_string_lossy().into_owned();
         if name == "events" {
             map.set_max_entries(source.ring_bytes)?;
+        } else if name == "only_cgroups" && narrowing.is_some_and(|narrowing| narrowing.containers.is_some()) {
+            map.set_max_entries(MAX_JUDGED_CGROUPS)?;
         } else if name == ".rodata.narrowing"
             && let Some(Narrowing { hooks: _, pids, comms, uids, cgroups, containers, exclude_pid }) = narrowing
             && let Some(bytes) = map.initial_value_mut()
@@ -110,6 +116,7 @@ fn prepare(open: &mut OpenObject, source: &Source, narrowing: Option<&Narrowing>
                 // Not 0 while no container is known yet: none means none.
                 cgroups: count(cgroups.len() + usize::from(containers.is_some())),
                 exclude_pid: exclude_pid.unwrap_or(0),
+                judges: u32::from(containers.is_some()),
             };
             let value = bytes_of(&value);
             bytes[..value.len()].copy_from_slice(value);

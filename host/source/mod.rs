@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-pub use cgroup::{WatchedCgroups, cgroup_id, cgroup_of, existing_cgroups};
+pub use cgroup::{JudgedCgroups, cgroup_id, cgroup_of, existing_cgroups};
 pub use process::{process_of, running_processes};
 
 use crate::event::{Batch, Kind, KindSet};
@@ -88,9 +88,9 @@ pub struct Narrowing {
     pub uids: Vec<u32>,
     /// Ids of cgroups in the unified tree; what is below them counts as in them.
     pub cgroups: Vec<u64>,
-    /// Cgroups of containers, which come and go while the sources are attached; none where all events are wanted. They add
-    /// to those above.
-    pub containers: Option<WatchedCgroups>,
+    /// Cgroups of containers wanted and of others, which come and go while the sources are attached; none where all events
+    /// are wanted. They add to those above.
+    pub containers: Option<JudgedCgroups>,
     /// A process that is left out whatever else is said: the host itself.
     pub exclude_pid: Option<u32>,
 }
