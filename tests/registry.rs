@@ -20,6 +20,9 @@ use serde_json::{Value, json};
 use support::line::{Line, Outcome};
 use support::{Folder, plugin};
 
+/// A cgroup, and whether it is that of a container wanted.
+type Told = (u64, Option<bool>);
+
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fixtures/containers.wasm")
 }
@@ -148,7 +151,7 @@ async fn one_that_takes_too_long_keeps_events_back_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_narrowed_to_a_container_shows_its_cgroups_alone_and_tells_the_kernel() {
-    let told: Arc<Mutex<Vec<(u64, Option<bool>)>>> = Arc::default();
+    let told: Arc<Mutex<Vec<Told>>> = Arc::default();
     let into = told.clone();
     let tell = Box::new(move |cgroup, wanted| into.lock().unwrap().push((cgroup, wanted)));
     let watch = Watch { names: vec!["name-b".into()], tell };

@@ -1,6 +1,7 @@
 //! What is known of containers, by their cgroups, and how cgroups stand below each other. A plugin tells of containers; the
 //! events themselves tell of cgroups.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -137,8 +138,8 @@ impl Containers {
     fn judge_unless_told(&self, cgroup: u64) {
         let Some(watch) = &self.watch else { return };
         let mut judged = self.judged.lock().expect(LOCK);
-        if !judged.contains_key(&cgroup) {
-            judged.insert(cgroup, false);
+        if let Entry::Vacant(entry) = judged.entry(cgroup) {
+            entry.insert(false);
             (watch.tell)(cgroup, Some(false));
         }
     }
@@ -302,6 +303,8 @@ mod tests {
     use crate::wit::cgroup::{CgroupCreated, CgroupRemoved};
     use crate::wit::containers::{Engine, Label, State};
 
+    type Told = (u64, Option<bool>);
+
     fn container(cgroup: u64, id: &str, name: &str) -> Container {
         Container {
             id: id.into(),
@@ -399,7 +402,7 @@ mod tests {
 
     #[test]
     fn whoever_watches_is_told_once_by_name_id_or_its_beginning() {
-        let told: Arc<Mutex<Vec<(u64, Option<bool>)>>> = Arc::default();
+        let told: Arc<Mutex<Vec<Told>>> = Arc::default();
         let into = told.clone();
         let id = "0123456789abcdef";
         let names = vec!["web".into(), id[..SHORT_ID].into(), id[..SHORT_ID - 1].into()];

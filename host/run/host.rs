@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
 use tokio::task::{block_in_place, spawn_blocking};
 
@@ -194,13 +194,22 @@ impl Host {
 
     /// An error when the run is narrowed to containers and no plugin tells of any.
     pub fn check_containers(&self) -> Result<()> {
-        ensure!(
-            self.config.containers.is_empty() || self.plugins.tells_of_containers() || self.config.plugin_dir.is_some(),
+        if self.config.containers.is_empty() || self.plugins.tells_of_containers() {
+            return Ok(());
+        }
+        if let Some(folder) = &self.config.plugin_dir {
+            log::warn!(
+                "no plugin that runs tells the host of containers, so --container lets no event through until {CONTAINER_MAP} \
+                 is in {}",
+                folder.display()
+            );
+            return Ok(());
+        }
+        bail!(
             "--container {}: no plugin that runs tells the host of containers; add --plugin {CONTAINER_MAP}, with \
              container-registry = true below [grants] in its settings",
             self.config.containers.join(" --container ")
-        );
-        Ok(())
+        )
     }
 
     /// An error when plugins want sources, and none of them can be had.
