@@ -36,6 +36,10 @@ test-vm: static fixtures setup-vm ## the tests of the running kernel on other ke
 test-quick: build fixtures ## the tests that leave the machine in peace
 	@scripts/test.sh --lib --bins $(addprefix --test ,$(filter-out $(STORMS),$(TESTS)))
 
+.PHONY: bench
+bench: build fixtures ## what things cost, as ratios
+	cargo bench --bench containers
+
 .PHONY: lint
 lint: setup ## formatting and clippy
 	cargo fmt --all --check

@@ -72,17 +72,23 @@ static __always_inline bool wanted(enum record_kind kind)
 	return bits && (*bits & (1ULL << kind));
 }
 
-/* Whether the current task is in one of the cgroups wanted, or below one. */
+/* Whether the current task is in one of the cgroups wanted, or below one, or in one so new that this is not known. */
 static __always_inline bool in_wanted_cgroup(void)
 {
+	__u8 *verdict;
+
 	for (int level = 0; level < CGROUP_DEPTH; level++) {
 		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
 		if (!id)
 			break;
-		if (bpf_map_lookup_elem(&only_cgroups, &id))
+		verdict = bpf_map_lookup_elem(&only_cgroups, &id);
+		if (verdict && *verdict == CGROUP_WANTED)
 			return true;
 	}
-	return false;
+	if (!narrowing.judges)
+		return false;
+	__u64 own = bpf_get_current_cgroup_id();
+	return !bpf_map_lookup_elem(&only_cgroups, &own);
 }
 
 /* For the current task, or the leader of its process. */

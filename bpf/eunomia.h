@@ -73,6 +73,13 @@ struct narrowing {
 	__u32 uids;
 	__u32 cgroups;
 	__u32 exclude_pid; /* 0: none */
+	__u32 judges; /* not 0: cgroups that are not in only_cgroups pass, as the host will say what they are */
+};
+
+/* Values of only_cgroups. */
+enum cgroup_verdict {
+	CGROUP_UNWANTED = 0, /* unless it is below one that is wanted */
+	CGROUP_WANTED = 1,
 };
 
 /* Entries of the map `control`, written while the programs run. */

@@ -7,4 +7,7 @@ wasmtime::component::bindgen!({
     additional_derives: [PartialEq, eunomia_json::Json],
 });
 
-pub use eunomia::plugin::{alerts, cgroup, files, ipc, process, processes, seccomp, syscall, syscalls, tcp, types};
+pub use eunomia::plugin::{
+    alerts, cgroup, container_registry, containers, files, ipc, process, processes, seccomp, syscall, syscalls, tcp,
+    types,
+};

@@ -27,6 +27,7 @@ const GUARDED: &[&str] = &[
     "toml",
     "wasmtime",
     "wasmtime_wasi",
+    "wasmtime_wasi_http",
 ];
 
 const ROOMS: &[Room] = &[
@@ -42,7 +43,11 @@ const ROOMS: &[Room] = &[
     // Of wasmtime, events know that they can be handed to a plugin, and nothing of how. Addresses are text, not sockets.
     Room("event", &["wit"], &["std::net::IpAddr", "std::net::Ipv6Addr", "wasmtime::component::Lower"]),
     Room("dispatch", &["event", "wit"], &["tokio"]),
-    Room("plugin", &["dispatch", "event", "output", "wit"], &["std::thread", "tokio", "wasmtime", "wasmtime_wasi"]),
+    Room(
+        "plugin",
+        &["dispatch", "event", "output", "wit"],
+        &["std::io", "std::thread", "tokio", "wasmtime", "wasmtime_wasi", "wasmtime_wasi_http"],
+    ),
     Room("directory", &[], &["notify", "rustix", "std::fs", "std::io", "std::os", "tokio"]),
     Room("output", &["wit"], &["clap::ValueEnum", "std::env", "std::io", "std::thread", "tokio"]),
     Room("wit", &[], &["wasmtime::component::bindgen"]),

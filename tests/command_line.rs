@@ -56,6 +56,37 @@ fn inspect_shows_what_a_plugin_handles() {
 }
 
 #[test]
+fn inspect_shows_what_is_asked_for_and_what_is_granted() {
+    let folder = Folder::new("grants");
+    let file = folder.0.join("containers.wasm");
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/target/fixtures/containers.wasm"), &file).unwrap();
+    let inspect = || run(&["inspect", file.to_str().unwrap()]).1;
+    let text = inspect();
+    assert!(text.contains("needs     eunomia:plugin/container-registry@") && text.contains("wasi:http/"), "{text}");
+    assert!(text.contains("granted   nothing") && text.contains("container-registry = true below [grants]"), "{text}");
+    let settings = "[grants]\ncontainer-registry = true\nfolders = ['/run']\n[grants.http]\na = 'unix:///a.sock'\n";
+    fs::write(file.with_extension("toml"), settings).unwrap();
+    let text = inspect();
+    let granted = "granted   container-registry, reading /run, http://a/ at unix:///a.sock (GET, HEAD) (by ";
+    assert!(text.contains(granted) && text.contains("this host runs it"), "{text}");
+    fs::write(file.with_extension("toml"), "[grants]\nfolders = ['run']\n").unwrap();
+    let text = inspect();
+    assert!(text.contains("containers.toml") && text.contains("'run' is not the absolute path"), "{text}");
+}
+
+#[test]
+fn a_container_is_asked_for_in_vain_where_no_plugin_tells_of_any() {
+    if !can_load_bpf() {
+        return;
+    }
+    let folder = Folder::new("no-map");
+    let file = folder.0.join("json-log.wasm");
+    fs::copy(plugin("json-log"), &file).unwrap();
+    let (ok, text) = run(&["--plugin", file.to_str().unwrap(), "--container", "web"]);
+    assert!(!ok && text.contains("--container web") && text.contains("add --plugin container-map.wasm"), "{text}");
+}
+
+#[test]
 fn a_settings_error_names_file_line_and_key() {
     let folder = Folder::new("settings");
     fs::copy(plugin("json-log"), folder.0.join("a.wasm")).unwrap();

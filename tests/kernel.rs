@@ -297,3 +297,57 @@ fn narrowing_to_a_cgroup_takes_in_what_is_below() {
     assert_eq!(lines.len(), 10);
     assert!(lines.iter().all(|line| line["args"][1] == "inside"));
 }
+
+#[test]
+fn narrowing_to_a_container_takes_in_one_that_starts_later_from_its_first_event_on() {
+    if !can_load_bpf() {
+        return;
+    }
+    const LATER: usize = 30;
+    const OUTSIDE: u64 = 100;
+    let trees = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+    let tree = trees.iter().find(|tree| Path::new(tree).join("cgroup.procs").exists()).expect("a unified tree");
+    let boxes = Path::new(tree).join("box");
+    let run_in = |id: &str, arg: &str| {
+        let script = format!("echo $$ > {}/cgroup.procs; exec /bin/true {arg}", boxes.join(id).display());
+        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    };
+    let folder = Folder::new("container");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fixtures/containers.wasm");
+    let file = folder.0.join("containers.wasm");
+    fs::copy(fixture, &file).unwrap();
+    let grants = "[grants]\ncontainer-registry = true\nhttp = { none = 'unix:///none' }\n";
+    fs::write(file.with_extension("toml"), grants).unwrap();
+    fs::create_dir_all(boxes.join("early")).unwrap();
+    fs::create_dir_all(boxes.join("other")).unwrap();
+    let ids: Vec<String> = (0..LATER).map(|number| format!("late-container-{number}-{}", std::process::id())).collect();
+    let mut args =
+        vec!["--plugin", plugin("json-log").to_str().unwrap().to_owned().leak(), "--plugin", file.to_str().unwrap()];
+    args.extend(["--container", "name-early"]);
+    ids.iter().for_each(|id| args.extend(["--container", id.as_str()]));
+    let host = Host::start(&args);
+    run_in("early", "early");
+    run_in("other", "other");
+    for _ in 0..OUTSIDE {
+        Command::new("/bin/true").arg("outside").status().unwrap();
+    }
+    for id in &ids {
+        fs::create_dir(boxes.join(id)).unwrap();
+        // At once: an engine takes some milliseconds.
+        run_in(id, id);
+    }
+    let (lines, summary) = host.stop();
+    let folders = ids.iter().map(String::as_str).chain(["early", "other", ""]);
+    folders.for_each(|id| fs::remove_dir(boxes.join(id)).unwrap());
+    let shown: Vec<(&str, &str)> = of_kind(&lines, "exec")
+        .map(|line| (line["args"][1].as_str().unwrap(), line["container"]["id"].as_str().unwrap()))
+        .collect();
+    let expected: Vec<_> = std::iter::once("early").chain(ids.iter().map(String::as_str)).map(|id| (id, id)).collect();
+    assert_eq!(shown, expected);
+    let made: Vec<_> = of_kind(&lines, "cgroup-created").map(|line| line["path"].as_str().unwrap()).collect();
+    assert_eq!(made, ids.iter().map(|id| format!("/box/{id}")).collect::<Vec<_>>());
+    let outside = lines.iter().filter(|line| line["kind"] != "cgroup-created" && line["container"].is_null()).count();
+    assert_eq!(outside, 0, "{lines:#?}");
+    let dropped = summary["plugins"]["json-log"]["filtered"].as_u64().unwrap();
+    assert!(dropped < OUTSIDE, "the others do not leave the kernel: {dropped} did");
+}

@@ -3,21 +3,16 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use eunomia_host::dispatch::{DispatchCounts, Dispatcher, KindCounts, Member, Message, Processes, Where};
+use eunomia_host::dispatch::Where;
 use eunomia_host::event::clock::Clock;
-use eunomia_host::event::{Batch, Columns, Kind, decode};
-use eunomia_host::output::{self, AlertFormat, Writer};
-use eunomia_host::plugin::{Compiled, Outlets, Plugin, Runtime, Settings};
+use eunomia_host::event::{Columns, Kind, decode};
 use serde_json::Value;
+use support::line::{Line, Outcome};
 use support::plugin;
-use tokio::sync::mpsc::Sender;
-use tokio::task::JoinHandle;
 
 /// The runs of /bin/true in the recording.
 const RUNS: usize = 20;
@@ -37,97 +32,6 @@ fn recorded() -> Columns {
         bytes = rest;
     }
     columns
-}
-
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// What came of a run.
-struct Outcome {
-    lines: Vec<String>,
-    kinds: BTreeMap<&'static str, BTreeMap<Kind, KindCounts>>,
-    plugins: BTreeMap<&'static str, Plugin>,
-    dispatched: BTreeMap<Kind, DispatchCounts>,
-}
-
-impl Outcome {
-    fn json(&self) -> Vec<Value> {
-        self.lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-}
-
-/// A dispatcher with its line of plugins, and what they print.
-struct Line {
-    runtime: Runtime,
-    captured: Captured,
-    outlets: Outlets,
-    writer: Writer,
-    messages: Sender<Message>,
-    dispatched: JoinHandle<BTreeMap<Kind, DispatchCounts>>,
-}
-
-impl Line {
-    fn new() -> Self {
-        let runtime = Runtime::new().unwrap();
-        let captured = Captured::default();
-        let (output, writer) = output::start_on(Box::new(captured.clone()), false, AlertFormat::Json).unwrap();
-        let processes = Arc::new(Processes::new(Box::new(|_| None)));
-        let (dispatcher, messages, inbox) = Dispatcher::new(processes.clone());
-        let dispatched = tokio::spawn(dispatcher.run());
-        Line { runtime, captured, outlets: Outlets { output, inbox, processes }, writer, messages, dispatched }
-    }
-
-    /// Starts a plugin for a place in the line, with its `[config]`.
-    async fn start(
-        &self,
-        place: (&str, usize),
-        path: &Path,
-        config: &str,
-        replaces: Option<&mut Plugin>,
-    ) -> anyhow::Result<(Plugin, Member)> {
-        let compiled = Compiled::new(&self.runtime, &std::fs::read(path).unwrap())?;
-        let settings = Settings { config: config.to_owned(), ..Default::default() };
-        Plugin::start(&self.runtime, place, &compiled, &settings, &self.outlets, replaces).await
-    }
-
-    async fn join(&self, member: Member) {
-        self.messages.send(Message::Join(Box::new(member))).await.ok().unwrap();
-    }
-
-    async fn send(&self, mut columns: Columns) {
-        let batch = Batch::cut(&mut columns, u64::MAX);
-        self.messages.send(Message::Batch(Box::new(batch))).await.ok().unwrap();
-    }
-
-    /// Lets the plugins finish, and checks that every sum adds up.
-    async fn finish(self, mut plugins: BTreeMap<&'static str, Plugin>) -> Outcome {
-        self.messages.send(Message::Stop).await.ok().unwrap();
-        let dispatched = self.dispatched.await.unwrap();
-        for plugin in plugins.values_mut() {
-            plugin.ended().await;
-        }
-        drop((self.outlets, self.messages));
-        tokio::task::spawn_blocking(|| self.writer.finish()).await.unwrap();
-        let text = String::from_utf8(self.captured.0.lock().unwrap().clone()).unwrap();
-        let kinds: BTreeMap<_, _> = plugins.iter().map(|(name, plugin)| (*name, plugin.queue.counts())).collect();
-        for (name, counts) in kinds.iter().flat_map(|(name, kinds)| kinds.values().map(move |counts| (name, counts))) {
-            let lost: u64 = counts.lost.values().sum();
-            assert_eq!(counts.seen, counts.filtered + counts.delivered + lost, "{name}: {counts:?}");
-            assert_eq!(counts.waiting, 0, "{name}");
-        }
-        Outcome { lines: text.lines().map(str::to_owned).collect(), kinds, plugins, dispatched }
-    }
 }
 
 /// Sends the recording `repeat` times through a line of plugins, each with its `[config]`.

@@ -91,6 +91,9 @@ struct RunArgs {
     /// Only events of this cgroup and those below it, by path or id (may be repeated)
     #[arg(long = "cgroup", value_name = "PATH")]
     cgroups: Vec<String>,
+    /// Only events of the container with this name or id, also where it starts later (may be repeated)
+    #[arg(long = "container", value_name = "NAME|ID")]
+    containers: Vec<String>,
     /// Also events of this host itself and of what its plugins do
     #[arg(long)]
     include_self: bool,
@@ -128,6 +131,8 @@ struct ConfigFile {
     #[serde(default)]
     include_self: bool,
     #[serde(default)]
+    containers: Vec<String>,
+    #[serde(default)]
     hooks: Vec<String>,
     #[serde(rename = "duration_seconds")]
     duration: Option<f64>,
@@ -157,6 +162,8 @@ pub struct Config {
     pub cgroups: Vec<String>,
     /// Also the host's own events.
     pub include_self: bool,
+    /// Only these containers, by name, id, or its beginning; all when empty.
+    pub containers: Vec<String>,
     /// Only these hooks; any when empty.
     pub hooks: Vec<String>,
     /// How long to run.
@@ -195,6 +202,7 @@ impl RunArgs {
             uids: or_else(self.uids, file.uids),
             cgroups: or_else(self.cgroups, file.cgroups),
             include_self: self.include_self || file.include_self,
+            containers: or_else(self.containers, file.containers),
             hooks: or_else(self.hooks, file.hooks),
             duration: duration.context("the duration must be a positive number of seconds")?,
             alerts: self.alerts.or(file.alerts).unwrap_or_default(),
@@ -237,6 +245,10 @@ impl Config {
                 "--comm '{comm}': a thread's name has 1 to {MAX_COMM_BYTES} bytes; the kernel cuts longer names"
             );
         }
+        ensure!(
+            self.containers.iter().all(|name| !name.is_empty()),
+            "--container has no name; `docker ps` shows names"
+        );
         if let Some(directory) = &self.plugin_dir
             && let Err(error) = std::fs::read_dir(directory)
         {

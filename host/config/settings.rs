@@ -1,12 +1,13 @@
 //! A plugin's settings: `NAME.toml` beside `NAME.wasm`, or a table of the configuration.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
-use crate::plugin::{OnFault, Settings};
+use crate::plugin::{Grants, OnFault, Settings};
 
 /// The shortest interval between ticks: shorter ones would cost more than they can tell.
 const MIN_TICK_MS: u64 = 10;
@@ -24,8 +25,8 @@ pub(super) struct SettingsTable {
     when_down: Option<WhenDown>,
     #[serde(default)]
     limits: LimitsTable,
-    #[serde(default, rename = "grants")]
-    _grants: GrantsTable,
+    #[serde(default)]
+    grants: GrantsTable,
     config: Option<toml::Table>,
 }
 
@@ -45,10 +46,46 @@ struct LimitsTable {
     queue_events: Option<u64>,
 }
 
-/// Nothing can be granted yet, so every key is refused.
 #[derive(Deserialize, Default, Clone, Debug)]
-#[serde(deny_unknown_fields)]
-struct GrantsTable {}
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct GrantsTable {
+    container_registry: Option<bool>,
+    folders: Option<Vec<PathBuf>>,
+    http: Option<BTreeMap<String, UpstreamTable>>,
+}
+
+/// A server: its URL, or a table that also has the methods that may be used.
+#[derive(Deserialize, Clone, Debug)]
+#[serde(untagged, expecting = "a URL, or a table with `url` and `methods`")]
+enum UpstreamTable {
+    Url(String),
+    #[serde(rename_all = "kebab-case")]
+    Table {
+        url: String,
+        methods: Option<Vec<String>>,
+    },
+}
+
+impl GrantsTable {
+    /// What stands in it takes the place of what was granted before.
+    fn apply(self, grants: &mut Grants) -> Result<()> {
+        grants.container_registry = self.container_registry.unwrap_or(grants.container_registry);
+        if let Some(folders) = self.folders {
+            grants.folders.clear();
+            folders.iter().try_for_each(|folder| grants.add_folder(folder))?;
+        }
+        if let Some(http) = self.http {
+            grants.http.clear();
+            for (name, upstream) in http {
+                match upstream {
+                    UpstreamTable::Url(url) => grants.add_http(&name, &url, None)?,
+                    UpstreamTable::Table { url, methods } => grants.add_http(&name, &url, methods)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
 
 impl SettingsTable {
     pub fn apply(self, settings: &mut Settings) -> Result<()> {
@@ -68,6 +105,7 @@ impl SettingsTable {
         if let Some(config) = self.config {
             settings.config = serde_json::to_string(&config).context("[config] cannot be turned into JSON")?;
         }
+        self.grants.apply(&mut settings.grants)?;
         ensure!(settings.tick_ms >= MIN_TICK_MS, "tick_ms is {}; the least is {MIN_TICK_MS}", settings.tick_ms);
         ensure!(settings.limits.deadline_ms > 0, "limits.deadline_ms is 0; a call needs at least 1 ms");
         Ok(())
@@ -123,11 +161,33 @@ mod tests {
     }
 
     #[test]
+    fn grants_are_nothing_by_default_and_replace_those_before() {
+        let mut settings = Settings::default();
+        assert_eq!(settings.grants, Grants::default());
+        let mut apply = |text: &str| {
+            let table: SettingsTable = toml::from_str(text).unwrap();
+            table.apply(&mut settings).map(|()| settings.grants.to_string())
+        };
+        let own = "[grants]\ncontainer-registry = true\nfolders = ['/run/a', '/b']\n[grants.http]\n\
+                   docker = 'unix:///a.sock'\nhook = { url = 'http://h:80', methods = ['GET', 'POST'] }\n";
+        let all = "container-registry, reading /run/a, reading /b, http://docker/ at unix:///a.sock (GET, HEAD), \
+                   http://hook/ at http://h:80 (GET, POST)";
+        assert_eq!(apply(own).unwrap(), all);
+        assert_eq!(apply("order = 1").unwrap(), all, "what says nothing of grants changes none");
+        let fewer = apply("[grants]\ncontainer-registry = false\nfolders = ['/c']\nhttp = {}").unwrap();
+        assert_eq!(fewer, "reading /c");
+        assert!(apply("[grants]\nfolders = ['run']").unwrap_err().to_string().contains("'run'"));
+        assert!(apply("[grants.http]\ndocker = 'docker.sock'").unwrap_err().to_string().contains("'docker.sock'"));
+    }
+
+    #[test]
     fn what_is_unknown_or_ill_typed_is_named_with_its_line() {
         for (text, line, key) in [
             ("order = 1\nordr = 2\n", "line 2", "ordr"),
             ("[limits]\ndeadline_ms = 'soon'\n", "line 2", "deadline_ms"),
-            ("[grants]\nfolders = []\n", "line 2", "folders"),
+            ("[grants]\nfolder = []\n", "line 2", "folder"),
+            ("[grants]\ncontainer-registry = 'yes'\n", "line 2", "boolean"),
+            ("[grants.http]\ndocker = 1\n", "line 2", "a URL, or a table"),
             ("\n\non-fault = 'explode'\n", "line 3", "explode"),
         ] {
             let error = read(text).unwrap_err().to_string();

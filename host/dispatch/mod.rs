@@ -1,18 +1,22 @@
-//! From a batch to the plugins' queues: the line of plugins, their filters, the process table and the counts. It knows
-//! nothing of libbpf or of how a plugin runs.
+//! From a batch to the plugins' queues: the line of plugins, their filters, what is known of processes and containers, and
+//! the counts. It knows nothing of libbpf or of how a plugin runs.
 
+mod containers;
 mod inbox;
+mod narrow;
 mod processes;
 mod queue;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+pub use containers::{Containers, SHORT_ID, Tree, Watch};
 pub use inbox::AlertInbox;
+pub use narrow::{CGROUP_KINDS, Only};
 pub use processes::{Fallback, Processes};
 pub use queue::{Delivery, Item, KindCounts, Queue, Where};
 
@@ -27,6 +31,10 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// How often ticks are looked at, so how late one may be.
 const TICK_STEP: Duration = Duration::from_millis(10);
+
+/// How long all others wait for a plugin that tells of containers, so that they know the container of its very first event.
+/// It may ask an engine meanwhile, which answers within some milliseconds or is in trouble. Then events go on without.
+const REGISTRY_TIME: Duration = Duration::from_millis(500);
 
 /// A question to a plugin that filters: which of these events pass?
 pub struct FilterRequest {
@@ -52,6 +60,8 @@ pub struct Member {
     pub tick: Option<Duration>,
     /// While the filter has no answer, nothing passes instead of everything.
     pub closed_when_down: bool,
+    /// It tells of containers: it stands before all others, who wait until it has handled what is told of cgroups.
+    pub registers: bool,
 }
 
 /// Where a plugin stands in the line: by its settings' `order`, then as named on the command line, then by file name.
@@ -93,17 +103,40 @@ pub struct Dispatcher {
     messages: mpsc::Receiver<Message>,
     inbox: inbox::AlertReceiver,
     processes: Arc<Processes>,
+    containers: Arc<Containers>,
+    only: Only,
     counts: BTreeMap<Kind, DispatchCounts>,
     latest: u64,
+    /// Batches that went on before their containers were known.
+    went_on: u64,
+    /// Plugins that were too slow to tell of containers, and have not caught up yet.
+    late: BTreeSet<Arc<str>>,
 }
 
 impl Dispatcher {
     /// A dispatcher, where to send it messages, and where plugins put their alerts.
-    pub fn new(processes: Arc<Processes>) -> (Self, mpsc::Sender<Message>, AlertInbox) {
+    pub fn new(
+        processes: Arc<Processes>,
+        containers: Arc<Containers>,
+        only: Only,
+    ) -> (Self, mpsc::Sender<Message>, AlertInbox) {
         let (sender, messages) = mpsc::channel(MAX_BATCHES);
         let (alerts, inbox) = inbox::alert_inbox();
-        let (line, next_ticks, counts) = Default::default();
-        (Dispatcher { line, next_ticks, messages, inbox, processes, counts, latest: 0 }, sender, alerts)
+        let (line, next_ticks, counts, latest, went_on, late) = Default::default();
+        let dispatcher = Dispatcher {
+            line,
+            next_ticks,
+            messages,
+            inbox,
+            processes,
+            containers,
+            only,
+            counts,
+            latest,
+            went_on,
+            late,
+        };
+        (dispatcher, sender, alerts)
     }
 
     /// Runs until it is told to stop; then says what it has counted.
@@ -125,25 +158,34 @@ impl Dispatcher {
         }
         self.drain().await;
         self.line.iter().for_each(|member| member.queue.close());
+        if self.went_on > 1 {
+            log::warn!("{} batches of events went on before their containers were known", self.went_on);
+        }
         self.counts
     }
 
     fn join(&mut self, member: Member) {
         self.leave(&member.name);
         if let Some(tick) = member.tick {
-            self.next_ticks.insert(member.name.clone(), Instant::now() + tick);
+            // The first tick of one that tells of containers comes at once: what it read of them when it started is older
+            // than the events that it gets from now on.
+            let wait = if member.registers { Duration::ZERO } else { tick };
+            self.next_ticks.insert(member.name.clone(), Instant::now() + wait);
         }
-        let at = self.line.partition_point(|other| other.place < member.place);
+        let order = |member: &Member| (!member.registers, member.place.clone());
+        let at = self.line.partition_point(|other| order(other) < order(&member));
         self.line.insert(at, member);
     }
 
     fn leave(&mut self, name: &str) {
         self.next_ticks.remove(name);
+        self.late.remove(name);
         self.line.extract_if(.., |member| *member.name == *name).for_each(|member| member.queue.close());
     }
 
     async fn dispatch(&mut self, batch: Batch) {
         self.processes.apply(&batch);
+        self.containers.apply(&batch);
         if let Some(last) = batch.last_time() {
             self.latest = self.latest.max(last);
         }
@@ -151,12 +193,33 @@ impl Dispatcher {
         let present: KindSet = batch.runs.iter().map(|run| run.kind).collect();
         let mut keep = Arc::new(Keep::default());
         let mut delivered: BTreeMap<Kind, u64> = BTreeMap::new();
+        let mut narrowed = false;
         for (at, member) in self.line.iter().enumerate() {
+            // Those who tell of containers come first and need to see all cgroups.
+            if !member.registers && !std::mem::replace(&mut narrowed, true) {
+                self.containers.judge(&batch);
+                keep = self.only.narrow(&batch, keep, &self.containers);
+            }
             // Filters only ever drop, so the first plugin that wants a kind is offered the most of it.
             for kind in member.queue.wanted().and(present).iter() {
                 delivered.entry(kind).or_insert_with(|| keep.count(&batch, kind) as u64);
             }
+            if member.queue.is_settled() {
+                self.late.remove(&member.name);
+            }
             member.queue.push(Delivery { batch: batch.clone(), keep: keep.clone() });
+            // One that was too slow is not waited for again until it has caught up.
+            let tells = member.registers && !CGROUP_KINDS.and(present).is_empty();
+            if tells
+                && !self.late.contains(&member.name)
+                && timeout(REGISTRY_TIME, member.queue.settled()).await.is_err()
+            {
+                self.late.insert(member.name.clone());
+                self.went_on += 1;
+                if self.went_on == 1 {
+                    warn_of_late(&member.name);
+                }
+            }
             if let Some((kinds, _)) = &member.filter {
                 let behind = &self.line[at + 1..];
                 let wanted = behind.iter().fold(KindSet::default(), |all, other| all.or(other.queue.wanted()));
@@ -205,6 +268,14 @@ impl Dispatcher {
             member.queue.abandon(Where::Shutdown);
         }
     }
+}
+
+fn warn_of_late(plugin: &str) {
+    log::warn!(
+        "plugin {plugin} did not tell within {} ms which container a new cgroup belongs to: the engine that it asks may hang. \
+         Events go on, and may lack their container",
+        REGISTRY_TIME.as_millis()
+    );
 }
 
 async fn ask(member: &Member, delivery: Delivery, kinds: KindSet) -> Arc<Keep> {

@@ -80,6 +80,7 @@ pub struct KindCounts {
 pub struct Queue {
     inner: Mutex<Inner>,
     ready: Notify,
+    settled: Notify,
     wanted: KindSet,
     calls: Option<CallSet>,
     max_events: u64,
@@ -99,7 +100,8 @@ struct Inner {
 impl Queue {
     /// A queue for events of the kinds wanted.
     pub fn new(wanted: KindSet, max_events: u64, max_bytes: u64) -> Self {
-        Queue { inner: Mutex::default(), ready: Notify::new(), wanted, calls: None, max_events, max_bytes }
+        let (inner, ready, settled) = Default::default();
+        Queue { inner, ready, settled, wanted, calls: None, max_events, max_bytes }
     }
 
     /// The same for these system calls alone; without any for all.
@@ -209,6 +211,22 @@ impl Queue {
         match lost {
             None => counts.delivered += events,
             Some(place) => *counts.lost.entry(place).or_default() += events,
+        }
+        if inner.events == 0 {
+            drop(inner);
+            self.settled.notify_one();
+        }
+    }
+
+    /// Whether every event so far has been settled.
+    pub fn is_settled(&self) -> bool {
+        self.lock().events == 0
+    }
+
+    /// Waits until every event so far has been settled. For one who waits.
+    pub async fn settled(&self) {
+        while !self.is_settled() {
+            self.settled.notified().await;
         }
     }
 

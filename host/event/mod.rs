@@ -5,6 +5,7 @@ mod batch;
 pub mod clock;
 pub mod decode;
 pub mod layout;
+mod place;
 mod syscalls;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use batch::{Batch, Keep, Pick, Rows, Run, runs_for};
+pub use place::Placed;
 pub use syscalls::{CallSet, name as syscall_name, number as syscall_number};
 
 use crate::wit;
@@ -26,7 +28,7 @@ pub fn now() -> u64 {
 }
 
 /// What the records of every kind have.
-pub trait Record: wasmtime::component::Lower + Clone + Send + Sync + 'static {
+pub trait Record: Placed + wasmtime::component::Lower + Clone + Send + Sync + 'static {
     /// The kind.
     const KIND: Kind;
     /// When it happened, in nanoseconds since the Unix epoch.
@@ -220,6 +222,16 @@ impl KindSet {
     /// Every kind.
     pub fn all() -> Self {
         Kind::ALL.iter().copied().collect()
+    }
+
+    /// These kinds.
+    pub const fn of(kinds: &[Kind]) -> Self {
+        let (mut set, mut at) = (0, 0);
+        while at < kinds.len() {
+            set |= 1 << kinds[at] as u8;
+            at += 1;
+        }
+        KindSet(set)
     }
 
     /// Whether the kind is in it.

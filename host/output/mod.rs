@@ -11,6 +11,7 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 
 use crate::wit::alerts::RaisedAlert;
+use crate::wit::containers::Container;
 
 /// Pieces of output (of up to 64 KiB) that may wait for standard output's reader. Then plugins wait in turn.
 const MAX_PIECES: usize = 64;
@@ -125,12 +126,12 @@ impl Output {
         }
     }
 
-    /// Shows an alert.
-    pub async fn alert(&self, alert: &RaisedAlert) {
+    /// Shows an alert, with the container that it is about.
+    pub async fn alert(&self, alert: &RaisedAlert, container: Option<&Container>) {
         let line = match self.alerts {
             AlertFormat::Off => return,
-            AlertFormat::Json => alert::json(alert),
-            AlertFormat::Human | AlertFormat::Auto => alert::human(alert, self.colours),
+            AlertFormat::Json => alert::json(alert, container),
+            AlertFormat::Human | AlertFormat::Auto => alert::human(alert, container, self.colours),
         };
         self.print(line.into_bytes()).await;
     }

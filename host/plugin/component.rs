@@ -5,6 +5,7 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
 
 use super::engine::Runtime;
+use super::grants::Grants;
 use super::services::State;
 use crate::event::{Kind, KindSet};
 
@@ -16,6 +17,12 @@ pub const INTERFACE_VERSION: &str = "0.1.0";
 
 /// The largest plugin file. Python's and JavaScript's run times have 10 to 40 MiB.
 const MAX_FILE_BYTES: usize = 64 << 20;
+
+/// The interface for telling of containers.
+const REGISTRY: &str = "/container-registry";
+
+/// The interfaces for calling servers.
+const HTTP: [&str; 2] = ["wasi:http/types", "wasi:http/outgoing-handler"];
 
 /// What a component would do here.
 #[derive(Clone, Debug, Default)]
@@ -32,14 +39,23 @@ pub struct Description {
     pub lives: bool,
     /// Host services that it imports.
     pub services: Vec<String>,
-    /// WASI interfaces that it imports. They are there, with nothing granted.
+    /// WASI interfaces that it imports. They are there, and lead to nothing that is not granted.
     pub wasi: Vec<String>,
+    /// Interfaces for which its settings have to grant something.
+    pub needs: Vec<String>,
     /// Imports that this host does not have; with any of them the plugin is refused.
     pub refused: Vec<String>,
     /// Exports that this host does not know and ignores.
     pub ignored: Vec<String>,
     /// Interfaces of another version of the plugin interface.
     pub other_versions: Vec<String>,
+}
+
+impl Description {
+    /// Whether it tells the host of containers.
+    pub fn registers(&self) -> bool {
+        self.needs.iter().any(|need| need.starts_with(PACKAGE))
+    }
 }
 
 /// A plugin's component, compiled.
@@ -60,8 +76,8 @@ impl Compiled {
         Ok(Compiled { component, description })
     }
 
-    /// Why it cannot run here, if it cannot.
-    pub fn check(&self) -> Result<()> {
+    /// Why it cannot run here with these grants, if it cannot.
+    pub fn check(&self, grants: &Grants) -> Result<()> {
         let description = &self.description;
         if let Some(other) = description.other_versions.first() {
             bail!(
@@ -75,6 +91,20 @@ impl Compiled {
              command-line interfaces",
             description.refused.join(", ")
         );
+        for need in &description.needs {
+            let registers = need.starts_with(PACKAGE);
+            ensure!(
+                !registers || grants.container_registry,
+                "it imports {need}, which is for telling the host of containers, and its settings do not grant that; put \
+                 container-registry = true below [grants] in its settings file, NAME.toml beside NAME.wasm, if it is to \
+                 be trusted with that"
+            );
+            ensure!(
+                registers || !grants.http.is_empty(),
+                "it imports {need}, which is for calling servers by HTTP, and its settings grant it none; name those that \
+                 it may call below [grants.http] in its settings file, NAME.toml beside NAME.wasm"
+            );
+        }
         ensure!(
             !(description.handles.is_empty() && description.filters.is_empty() && !description.ticks),
             "it exports nothing that this host calls; export at least one of {}",
@@ -84,8 +114,8 @@ impl Compiled {
     }
 
     /// Links it with the host's services.
-    pub(super) fn link(&self, runtime: &Runtime) -> Result<InstancePre<State>> {
-        self.check()?;
+    pub(super) fn link(&self, runtime: &Runtime, grants: &Grants) -> Result<InstancePre<State>> {
+        self.check(grants)?;
         runtime.linker.instantiate_pre(&self.component).map_err(|error| {
             anyhow!("its imports do not have the types that this host offers: {error:#}; build it against this version's wit folder")
         })
@@ -151,9 +181,10 @@ fn describe(runtime: &Runtime, component: &Component) -> Description {
         match package {
             PACKAGE if version != INTERFACE_VERSION => description.other_versions.push(name.to_owned()),
             PACKAGE => match name.strip_prefix(PACKAGE).and_then(|rest| rest.split('@').next()) {
-                Some("/alerts" | "/processes" | "/syscalls") if has_functions(runtime, &item.ty) => {
+                Some("/alerts" | "/processes" | "/syscalls" | "/containers") if has_functions(runtime, &item.ty) => {
                     description.services.push(name.to_owned());
                 }
+                Some(REGISTRY) if has_functions(runtime, &item.ty) => description.needs.push(name.to_owned()),
                 // For its types alone: the linker knows whether there is such an interface.
                 Some(_) if !has_functions(runtime, &item.ty) => {}
                 _ => description.refused.push(name.to_owned()),
@@ -162,6 +193,11 @@ fn describe(runtime: &Runtime, component: &Component) -> Description {
                 if version.starts_with("0.2.") =>
             {
                 description.wasi.push(name.to_owned());
+            }
+            _ if version.starts_with("0.2.")
+                && HTTP.iter().any(|http| name.strip_prefix(http).is_some_and(|rest| rest.starts_with('@'))) =>
+            {
+                description.needs.push(name.to_owned());
             }
             _ => description.refused.push(name.to_owned()),
         }
@@ -223,11 +259,18 @@ mod tests {
     #[test]
     fn what_this_host_lacks_is_named() {
         let runtime = Runtime::new().unwrap();
-        let check = |import| Compiled::new(&runtime, &importing(import)).unwrap().check().unwrap_err().to_string();
+        let check = |import| {
+            let compiled = Compiled::new(&runtime, &importing(import)).unwrap();
+            compiled.check(&Grants::default()).unwrap_err().to_string()
+        };
         let unknown = check("foo:bar/baz@1.0.0");
         assert!(unknown.contains("foo:bar/baz@1.0.0"), "{unknown}");
-        let network = check("wasi:http/types@0.2.6");
-        assert!(network.contains("wasi:http/types@0.2.6"), "{network}");
+        let server = check("wasi:http/incoming-handler@0.2.6");
+        assert!(server.contains("does not offer"), "{server}");
+        let network = check("wasi:http/outgoing-handler@0.2.6");
+        assert!(network.contains("wasi:http/outgoing-handler@0.2.6") && network.contains("[grants.http]"), "{network}");
+        let registry = check("eunomia:plugin/container-registry@0.1.0");
+        assert!(registry.contains("container-registry = true below [grants]"), "{registry}");
         let newer = check("eunomia:plugin/alerts@0.9.0");
         assert!(newer.contains("built for eunomia:plugin/alerts@0.9.0") && newer.contains("0.1.0"), "{newer}");
     }
@@ -236,7 +279,7 @@ mod tests {
     fn a_component_that_exports_nothing_known_is_refused_with_what_it_could_export() {
         let runtime = Runtime::new().unwrap();
         let compiled = Compiled::new(&runtime, b"\0asm\x0d\0\x01\0").unwrap();
-        let error = compiled.check().unwrap_err().to_string();
+        let error = compiled.check(&Grants::default()).unwrap_err().to_string();
         assert!(error.contains("on-exec") && error.contains("filter-exit"), "{error}");
     }
 }

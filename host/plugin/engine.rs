@@ -65,6 +65,7 @@ impl Runtime {
         })?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         wit::Plugin::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
         Ok(Runtime { engine, linker: Arc::new(linker), running })
     }

@@ -15,6 +15,8 @@ use wasmtime::component::{
 use wasmtime::{Store, Trap, UpdateDeadline};
 
 use super::component::{Description, interface};
+use super::grants::Grants;
+use super::http::Http;
 use super::limits::{Limiter, Limits, START_DEADLINE_MS, WALL_MS};
 use super::lower::Run;
 use super::services::{Outlets, State};
@@ -80,6 +82,8 @@ pub(super) struct Blueprint {
     pub linked: InstancePre<State>,
     pub description: Description,
     pub limits: Limits,
+    pub grants: Grants,
+    pub http: Http,
     pub config: String,
     pub outlets: Outlets,
     pub alerts_raised: Arc<AtomicU64>,
@@ -91,7 +95,8 @@ impl Blueprint {
     pub async fn start(&self) -> Result<Instance> {
         let limiter = Limiter::new(self.limits.memory_bytes);
         let (outlets, alerts_raised) = (self.outlets.clone(), self.alerts_raised.clone());
-        let state = State::new(self.name.clone(), outlets, limiter, alerts_raised, self.running.clone());
+        let (http, running) = (self.http.clone(), self.running.clone());
+        let state = State::new(self.name.clone(), outlets, limiter, alerts_raised, running, (&self.grants, http))?;
         let mut store = Store::new(self.linked.engine(), state);
         store.limiter(|state| &mut state.limiter);
         store.epoch_deadline_callback(|mut store| {

@@ -3,6 +3,8 @@
 
 mod component;
 mod engine;
+mod grants;
+mod http;
 mod instance;
 mod life;
 mod limits;
@@ -19,12 +21,14 @@ use tokio::task::JoinHandle;
 
 pub use component::{Compiled, Description, INTERFACE_VERSION, PACKAGE};
 pub use engine::Runtime;
+pub use grants::{Address, Grants, Upstream};
 pub use life::{CallCounts, OnFault};
 pub use limits::Limits;
 pub use services::Outlets;
 
-use crate::dispatch::{Member, Place, Queue};
+use crate::dispatch::{CGROUP_KINDS, Member, Place, Queue};
 use crate::event::KindSet;
+use http::Http;
 use instance::Blueprint;
 use life::{Connections, Life};
 
@@ -46,6 +50,8 @@ pub struct Settings {
     pub closed_when_down: bool,
     /// Its limits.
     pub limits: Limits,
+    /// What it may do besides.
+    pub grants: Grants,
     /// Its own settings, as JSON.
     pub config: String,
 }
@@ -59,6 +65,7 @@ impl Default for Settings {
             on_fault: OnFault::default(),
             closed_when_down: false,
             limits: Limits::default(),
+            grants: Grants::default(),
             config: "{}".into(),
         }
     }
@@ -96,9 +103,11 @@ impl Plugin {
         outlets.output = outlets.output.for_plugin();
         let blueprint = Blueprint {
             name: name.clone(),
-            linked: compiled.link(runtime)?,
+            linked: compiled.link(runtime, &settings.grants)?,
             description: compiled.description.clone(),
             limits: settings.limits.clone(),
+            grants: settings.grants.clone(),
+            http: Http::new(name.clone(), &settings.grants),
             config: settings.config.clone(),
             outlets,
             alerts_raised: counts.alerts.clone(),
@@ -108,10 +117,15 @@ impl Plugin {
         let calls = instance.calls().await?;
 
         let description = compiled.description.clone();
+        let registers = settings.grants.container_registry && description.registers();
         let mut wanted = settings.events.map_or(description.handles, |events| description.handles.and(events));
         if calls.is_some_and(|calls| calls.is_empty()) {
             // Nobody looks at system calls for a plugin that has chosen none.
             wanted = wanted.iter().filter(|kind| !kind.is_of_calls()).collect();
+        }
+        if registers {
+            // Others need what it makes of these, whatever events were asked for.
+            wanted = wanted.or(description.handles.and(CGROUP_KINDS));
         }
         let queue = Arc::new(Queue::new(wanted, settings.limits.queue_events, limits::QUEUE_BYTES).of_calls(calls));
         let (asks, requests) = mpsc::channel(1);
@@ -123,6 +137,7 @@ impl Plugin {
             filter: (!description.filters.is_empty()).then_some((description.filters, asks)),
             tick: description.ticks.then_some(interval),
             closed_when_down: settings.closed_when_down,
+            registers,
         };
         let state = Arc::new(Mutex::new("starting"));
         let connections = Connections { queue: queue.clone(), requests, counts: counts.clone(), state: state.clone() };

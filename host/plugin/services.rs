@@ -1,24 +1,31 @@
-//! What a plugin may call: alerts, processes, and WASI with nothing granted. It knows the interface and the front doors
-//! that answer, not where output goes.
+//! What a plugin may call: alerts, processes, containers, and WASI with what the operator granted. It knows the interface and
+//! the front doors that answer, not where output goes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use anyhow::Result;
 use wasmtime::component::ResourceTable;
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use super::grants::Grants;
+use super::http::Http;
 use super::limits::Limiter;
 use super::streams::{LogStream, PrintStream};
-use crate::dispatch::{AlertInbox, Processes};
+use crate::dispatch::{AlertInbox, Containers, Processes};
 use crate::output::Output;
 use crate::wit::syscall::Abi;
-use crate::wit::{alerts, processes, syscalls, types};
+use crate::wit::{alerts, container_registry, containers, processes, syscalls, types};
 
 /// The most random bytes a plugin may ask for in one call; a hash seed needs 16.
 const MAX_RANDOM_BYTES: u64 = 4096;
 
 /// The most handles (streams, pollables) a plugin may hold at once; a language's run time needs about ten.
 const MAX_HANDLES: usize = 256;
+
+/// The most memory that the headers of one HTTP request or answer may take.
+const MAX_HEADERS_BYTES: usize = 64 << 10;
 
 /// The front doors that plugins' host calls lead to.
 #[derive(Clone)]
@@ -29,6 +36,8 @@ pub struct Outlets {
     pub inbox: AlertInbox,
     /// The process table.
     pub processes: Arc<Processes>,
+    /// The containers.
+    pub containers: Arc<Containers>,
 }
 
 /// What the host keeps beside an instance.
@@ -45,6 +54,8 @@ pub struct State {
     pub(super) running: Arc<AtomicUsize>,
     pub(super) print: PrintStream,
     wasi: WasiCtx,
+    http: Http,
+    http_context: WasiHttpCtx,
     table: ResourceTable,
 }
 
@@ -55,19 +66,31 @@ impl State {
         limiter: Limiter,
         alerts_raised: Arc<AtomicU64>,
         running: Arc<AtomicUsize>,
-    ) -> Self {
+        (grants, http): (&Grants, Http),
+    ) -> Result<Self> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
         let print = PrintStream::new(outlets.output.clone());
-        let wasi = WasiCtxBuilder::new()
-            .stdout(print.clone())
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.stdout(print.clone())
             .stderr(LogStream::new(plugin.clone(), outlets.output.clone()))
             .max_random_size(MAX_RANDOM_BYTES)
             .allow_tcp(false)
             .allow_udp(false)
-            .allow_ip_name_lookup(false)
-            .build();
-        State {
+            .allow_ip_name_lookup(false);
+        for folder in &grants.folders {
+            let path = folder.display().to_string();
+            // An engine that is not installed is no reason to do without the plugin.
+            if let Err(error) = wasi.preopened_dir(folder, &path, FsPerms::ReadOnly) {
+                log::warn!(
+                    "plugin {plugin}: the folder {path}, granted by its settings, cannot be opened: {error:#}. The plugin \
+                     runs without it; where it comes later, grant the one above it or load the plugin again"
+                );
+            }
+        }
+        let mut http_context = WasiHttpCtx::new();
+        http_context.set_field_size_limit(MAX_HEADERS_BYTES);
+        Ok(State {
             plugin,
             outlets,
             limiter,
@@ -76,15 +99,23 @@ impl State {
             alerts_raised,
             running,
             print,
-            wasi,
+            wasi: wasi.build(),
+            http,
+            http_context,
             table,
-        }
+        })
     }
 }
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http_context, table: &mut self.table, hooks: &mut self.http }
     }
 }
 
@@ -100,7 +131,8 @@ impl alerts::Host for State {
         self.alerts_raised.fetch_add(1, Ordering::Relaxed);
         let time = crate::event::now();
         let raised = alerts::RaisedAlert { time, plugin: self.plugin.to_string(), alert };
-        self.outlets.output.alert(&raised).await;
+        let container = raised.alert.task.as_ref().and_then(|task| self.outlets.containers.lookup(task.cgroup));
+        self.outlets.output.alert(&raised, container.as_deref()).await;
         if !self.handles_alerts {
             self.outlets.inbox.put(raised);
         }
@@ -120,5 +152,34 @@ impl syscalls::Host for State {
 impl processes::Host for State {
     fn lookup(&mut self, pid: u32, start_time: Option<types::Timestamp>) -> Option<processes::Process> {
         self.outlets.processes.lookup(pid, start_time)
+    }
+}
+
+impl containers::Host for State {
+    fn lookup(&mut self, cgroup: u64) -> Option<containers::Container> {
+        self.outlets.containers.lookup(cgroup).map(|found| (*found).clone())
+    }
+
+    fn lookup_pid(&mut self, pid: u32) -> Option<containers::Container> {
+        self.outlets.containers.lookup_pid(pid).map(|found| (*found).clone())
+    }
+
+    fn generation(&mut self) -> u64 {
+        self.outlets.containers.generation()
+    }
+}
+
+/// For plugins that are granted it: others are refused when they are loaded.
+impl container_registry::Host for State {
+    fn existing(&mut self) -> Vec<container_registry::Cgroup> {
+        self.outlets.containers.walk()
+    }
+
+    fn put(&mut self, container: containers::Container) {
+        self.outlets.containers.put(container);
+    }
+
+    fn remove(&mut self, cgroup: u64) {
+        self.outlets.containers.remove(cgroup);
     }
 }

@@ -26,6 +26,9 @@ const BEHIND_NAMED: usize = usize::MAX;
 const PROCESS_TABLE: &str = "eunomia:plugin/processes@";
 const PROCESS_KINDS: [Kind; 3] = [Kind::Exec, Kind::Exit, Kind::Fork];
 
+/// The plugin that tells of containers, as it is shipped.
+const CONTAINER_MAP: &str = "container-map.wasm";
+
 /// What runs.
 pub struct Host {
     runtime: Runtime,
@@ -72,7 +75,11 @@ impl Host {
                 log::error!("plugin {} is not loaded: {error:#}", file.display());
             }
         }
-        self.plugins.running.is_empty()
+        let nothing_works = self.plugins.running.is_empty();
+        if !nothing_works {
+            self.load_container_map().await;
+        }
+        nothing_works
     }
 
     /// Follows changes of the plugin directory.
@@ -104,7 +111,7 @@ impl Host {
         for ignored in &compiled.description.ignored {
             log::warn!("plugin {name}: its export {ignored} is unknown to this host and ignored");
         }
-        compiled.check()?;
+        compiled.check(&settings.grants)?;
         let replaced = self.plugins.running.get_mut(name);
         let swaps = replaced.is_some();
         let (plugin, member) =
@@ -143,6 +150,10 @@ impl Host {
             // After attaching, so that none falls between the two.
             self.outlets.processes.add_running(block_in_place(source::running_processes));
         }
+        if wanted.has(Kind::CgroupCreated) && !had.has(Kind::CgroupCreated) {
+            block_in_place(|| self.outlets.containers.walk());
+            self.outlets.containers.judge_known();
+        }
         for state in &self.sources {
             let was = before.iter().find(|other| other.source == state.source).map(|state| &state.state);
             if was == Some(&state.state) {
@@ -160,6 +171,41 @@ impl Host {
                 State::Off => {}
             }
         }
+    }
+
+    /// Loads the plugin that tells of containers where `--container` needs one and none was named: it is shipped beside the
+    /// others, and gets what its own settings grant.
+    async fn load_container_map(&mut self) {
+        if self.config.containers.is_empty() || self.plugins.tells_of_containers() {
+            return;
+        }
+        let beside = self.config.plugins.iter().map(|file| file.with_file_name(CONTAINER_MAP));
+        let Some(file) = beside.into_iter().find(|file| file.is_file()) else { return };
+        let name = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+        log::info!("--container needs a plugin that tells of containers: {} is loaded as well", file.display());
+        if let Err(error) = self.load(&name, &file, self.config.plugins.len()).await {
+            log::error!("plugin {} is not loaded: {error:#}", file.display());
+        }
+    }
+
+    /// An error when the run is narrowed to containers and no plugin tells of any.
+    pub fn check_containers(&self) -> Result<()> {
+        if self.config.containers.is_empty() || self.plugins.tells_of_containers() {
+            return Ok(());
+        }
+        if let Some(folder) = &self.config.plugin_dir {
+            log::warn!(
+                "no plugin that runs tells the host of containers, so --container lets no event through until {CONTAINER_MAP} \
+                 is in {}",
+                folder.display()
+            );
+            return Ok(());
+        }
+        bail!(
+            "--container {}: no plugin that runs tells the host of containers; add --plugin {CONTAINER_MAP}, with \
+             container-registry = true below [grants] in its settings",
+            self.config.containers.join(" --container ")
+        )
     }
 
     /// An error when plugins want sources, and none of them can be had.
@@ -215,6 +261,10 @@ impl Plugins {
             wanted.kinds = wanted.kinds.or(kinds).or(for_table);
         }
         wanted
+    }
+
+    fn tells_of_containers(&self) -> bool {
+        self.running.values().any(|plugin| plugin.description.registers())
     }
 
     fn that_want(&self, source: &str) -> Vec<&str> {

@@ -13,10 +13,10 @@ use tokio::task::block_in_place;
 
 use crate::config::{Command, Config};
 use crate::directory::{Change, Directory};
-use crate::dispatch::{Dispatcher, Message, Processes};
+use crate::dispatch::{Containers, Dispatcher, Message, Only, Processes, Tree, Watch};
 use crate::output::{self, Writer};
 use crate::plugin::{Outlets, Runtime};
-use crate::source::{self, Narrowing, Poller};
+use crate::source::{self, JudgedCgroups, Narrowing, Poller};
 use host::Host;
 use summary::Summary;
 
@@ -47,20 +47,36 @@ async fn run_plugins(config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let (output, writer) = output::start(config.alerts)?;
     let processes = Arc::new(Processes::new(Box::new(source::process_of)));
-    let (dispatcher, messages, inbox) = Dispatcher::new(processes.clone());
+    let judged = (!config.containers.is_empty()).then(JudgedCgroups::default);
+    let tree = Tree { walk: Box::new(source::existing_cgroups), cgroup_of: Box::new(source::cgroup_of) };
+    let watch = judged.clone().map(|judged| {
+        let tell = Box::new(move |cgroup, wanted| judged.set(cgroup, wanted));
+        Watch { names: config.containers.clone(), tell }
+    });
+    let containers = Arc::new(Containers::new(tree, watch));
+    let cgroups: Vec<u64> = config.cgroups.iter().map(|name| source::cgroup_id(name)).collect::<Result<_>>()?;
+    let only = Only {
+        pids: config.pids.clone(),
+        comms: config.comms.clone(),
+        uids: config.uids.clone(),
+        cgroups: cgroups.clone(),
+        containers: judged.is_some(),
+    };
+    let (dispatcher, messages, inbox) = Dispatcher::new(processes.clone(), containers.clone(), only);
     let dispatched = tokio::spawn(dispatcher.run());
     let narrowing = Narrowing {
         hooks: source::hooks(&config.hooks)?,
         pids: config.pids.clone(),
         comms: config.comms.clone(),
         uids: config.uids.clone(),
-        cgroups: config.cgroups.iter().map(|name| source::cgroup_id(name)).collect::<Result<_>>()?,
+        cgroups,
+        containers: judged,
         exclude_pid: (!config.include_self).then(std::process::id),
     };
     let to_dispatcher = messages.clone();
     let deliver = move |batch| _ = to_dispatcher.blocking_send(Message::Batch(Box::new(batch)));
     let poller = Poller::start(narrowing, Box::new(deliver))?;
-    let outlets = Outlets { output, inbox: inbox.clone(), processes };
+    let outlets = Outlets { output, inbox: inbox.clone(), processes, containers };
     let duration = config.duration;
     let summary_file = config.summary.clone();
     let mut directory = config.plugin_dir.as_deref().map(Directory::new);
@@ -73,6 +89,7 @@ async fn run_plugins(config: Config) -> Result<()> {
     }
     ensure!(!nothing_works, "no plugin could be loaded, and there is no plugin directory to wait for one");
     host.check_sources()?;
+    host.check_containers()?;
     output::say(&host.ready_line());
 
     let quiet = tokio::select! {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::config::{read_settings, settings_file};
 use crate::event::{Kind, KindSet};
 use crate::plugin::{Compiled, INTERFACE_VERSION, PACKAGE, Runtime};
 use crate::source::{self, Narrowing, Refusal, State};
@@ -58,6 +59,8 @@ pub fn inspect(file: &Path) -> Result<()> {
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let runtime = Runtime::new()?;
     let compiled = Compiled::new(&runtime, &bytes).with_context(|| file.display().to_string())?;
+    let settings = settings_file(file);
+    let grants = read_settings(&settings)?.grants;
     let description = &compiled.description;
     let mut text = format!("{}: a component of {} KiB\n", file.display(), bytes.len().div_ceil(1024));
     let mut line = |name: &str, value: String| {
@@ -79,15 +82,27 @@ pub fn inspect(file: &Path) -> Result<()> {
         if description.wasi.is_empty() {
             String::new()
         } else {
-            format!("{} (nothing granted: no files, no network, no environment)", description.wasi.join(", "))
+            format!("{} (no files, no network, no environment but what is granted)", description.wasi.join(", "))
         },
+    );
+    line("needs", description.needs.join(", "));
+    line(
+        "granted",
+        format!(
+            "{grants} (by {})",
+            if settings.exists() {
+                settings.display().to_string()
+            } else {
+                format!("default; {} does not exist", settings.display())
+            }
+        ),
     );
     line("ignored", description.ignored.join(", "));
     line("versions", description.other_versions.join(", "));
     line("refused", description.refused.join(", "));
     line(
         "verdict",
-        match compiled.check() {
+        match compiled.check(&grants) {
             Ok(()) => "this host runs it".to_owned(),
             Err(error) => format!("this host refuses it: {error:#}"),
         },

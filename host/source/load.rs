@@ -22,6 +22,9 @@ const NOISE: &[&str] = &["ulimit", "processed ", "libbpf:", "PROG LOAD LOG"];
 
 /// Where kernels that have kprobes say so.
 const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
+/// Cgroups of which a source's programs know whether they are of a container wanted. Events of those beyond leave the kernel
+/// and are dropped by the host.
+const MAX_JUDGED_CGROUPS: u32 = 16_384;
 
 /// CAP_SYS_ADMIN, CAP_PERFMON and CAP_BPF in linux/capability.h.
 const CAP_SYS_ADMIN: u32 = 21;
@@ -68,6 +71,8 @@ pub fn quiet_libbpf() {
 
 /// Loads and attaches a source by its best rung.
 pub fn load(source: &Source, narrowing: &Narrowing) -> (Option<Loaded>, State) {
+    let wide = Narrowing { hooks: narrowing.hooks.clone(), exclude_pid: narrowing.exclude_pid, ..Default::default() };
+    let narrowing = if source.is_narrowed() { narrowing } else { &wide };
     let mut why = Vec::new();
     for rung in source.rungs {
         if !narrowing.hooks.is_empty() && !narrowing.hooks.iter().any(|hook| hook == rung.hook) {
@@ -137,8 +142,10 @@ fn prepare(open: &mut OpenObject, source: &Source, narrowing: Option<&Narrowing>
         let name = map.name().to_string_lossy().into_owned();
         if name == "events" {
             map.set_max_entries(source.ring_bytes)?;
+        } else if name == "only_cgroups" && narrowing.is_some_and(|narrowing| narrowing.containers.is_some()) {
+            map.set_max_entries(MAX_JUDGED_CGROUPS)?;
         } else if name == ".rodata.narrowing"
-            && let Some(Narrowing { hooks: _, pids, comms, uids, cgroups, exclude_pid }) = narrowing
+            && let Some(Narrowing { hooks: _, pids, comms, uids, cgroups, containers, exclude_pid }) = narrowing
             && let Some(bytes) = map.initial_value_mut()
         {
             let count = |list: usize| u32::try_from(list).unwrap_or(u32::MAX);
@@ -146,8 +153,10 @@ fn prepare(open: &mut OpenObject, source: &Source, narrowing: Option<&Narrowing>
                 pids: count(pids.len()),
                 comms: count(comms.len()),
                 uids: count(uids.len()),
-                cgroups: count(cgroups.len()),
+                // Not 0 while no container is known yet: none means none.
+                cgroups: count(cgroups.len() + usize::from(containers.is_some())),
                 exclude_pid: exclude_pid.unwrap_or(0),
+                judges: u32::from(containers.is_some()),
             };
             let value = bytes_of(&value);
             bytes[..value.len()].copy_from_slice(value);

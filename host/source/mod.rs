@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-pub use cgroup::cgroup_id;
+pub use cgroup::{JudgedCgroups, cgroup_id, cgroup_of, existing_cgroups};
 pub use process::{process_of, running_processes};
 
 use crate::event::{Batch, CallSet, Kind, KindSet};
@@ -54,6 +54,12 @@ pub struct Sums {
 }
 
 impl Source {
+    /// Whether it is narrowed in the kernel. Cgroups are made from outside of them, by engines, and whoever finds out about
+    /// containers needs to see all; the dispatcher narrows them for the others.
+    fn is_narrowed(&self) -> bool {
+        self.name != cgroup::CGROUP.name
+    }
+
     /// The kinds that it gives.
     pub fn kinds(&self) -> KindSet {
         Kind::ALL.iter().copied().filter(|kind| kind.source() == self.name).collect()
@@ -126,6 +132,9 @@ pub struct Narrowing {
     pub uids: Vec<u32>,
     /// Ids of cgroups in the unified tree; what is below them counts as in them.
     pub cgroups: Vec<u64>,
+    /// Cgroups of containers wanted and of others, which come and go while the sources are attached; none where all events
+    /// are wanted. They add to those above.
+    pub containers: Option<JudgedCgroups>,
     /// A process that is left out whatever else is said: the host itself.
     pub exclude_pid: Option<u32>,
 }

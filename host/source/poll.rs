@@ -118,8 +118,9 @@ impl Reader {
             idle_drains = if self.drain() { 0 } else { idle_drains + 1 };
             if idle_drains < IDLE_DRAINS {
                 std::thread::sleep(DRAIN_EVERY);
-            } else {
-                self.sleep();
+            } else if self.sleep() {
+                // What woke it is too young to be delivered: it must not wait for the end of another sleep.
+                idle_drains = 0;
             }
         }
         self.detach(&SOURCES.iter().map(|source| source.name).collect::<Vec<_>>());
@@ -167,15 +168,17 @@ impl Reader {
         }
     }
 
-    /// Sleeps until the kernel has a record, or for a while.
-    fn sleep(&mut self) {
-        let Some(rings) = &self.rings else { return std::thread::sleep(LONGEST_SLEEP) };
+    /// Sleeps until the kernel has a record, or for a while. Whether there was one.
+    fn sleep(&mut self) -> bool {
+        let Some(rings) = &self.rings else {
+            std::thread::sleep(LONGEST_SLEEP);
+            return false;
+        };
         self.say_asleep(true);
         // A record may have come before the programs knew.
-        if rings.consume_raw() == 0 {
-            _ = rings.poll(LONGEST_SLEEP);
-        }
+        let woken = rings.consume_raw() > 0 || rings.poll_raw(LONGEST_SLEEP) > 0;
         self.say_asleep(false);
+        woken
     }
 
     fn say_asleep(&self, asleep: bool) {
@@ -208,6 +211,11 @@ impl Reader {
         let (loaded, state) = load(source, &self.narrowing);
         self.states.insert(source.name, state);
         if let Some(loaded) = loaded {
+            if source.is_narrowed()
+                && let Some(containers) = &self.narrowing.containers
+            {
+                containers.join(source.name, &loaded.object);
+            }
             let next_sum = Instant::now() + SUM_EVERY;
             let attached = Attached { source, loaded, tally: Rc::default(), sums: 0, next_sum, settled: None };
             self.attached.insert(source.name, attached);
@@ -218,6 +226,9 @@ impl Reader {
     fn detach(&mut self, names: &[&'static str]) {
         for name in names {
             self.states.remove(name);
+            if let Some(containers) = &self.narrowing.containers {
+                containers.leave(name);
+            }
             let Some(attached) = self.attached.get_mut(name) else { continue };
             attached.loaded.links.clear();
             let deadline = Instant::now() + LAST_RECORDS;

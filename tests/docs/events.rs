@@ -187,6 +187,7 @@ impl Page {
         _ = write!(page, "\n#### `{}`\n\n{}\n", name(&definition.name), text(&definition.docs));
         match &definition.kind {
             TypeDefKind::Type(ty) => _ = writeln!(page, "\nA `{}`.", self.wit(ty)),
+            TypeDefKind::Record(record) if name(&definition.name) == "container" => self.container_table(page, record),
             TypeDefKind::Record(record) => self.table(page, record),
             TypeDefKind::Enum(cases) => {
                 let names: Vec<_> = cases.cases.iter().map(|case| format!("`{}`", case.name)).collect();
@@ -200,6 +201,14 @@ impl Page {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// A container's fields, which have a form of their own in JSON, as its documentation says.
+    fn container_table(&self, page: &mut String, record: &Record) {
+        page.push_str("\n| field | type | meaning |\n|---|---|---|\n");
+        for field in &record.fields {
+            _ = writeln!(page, "| `{}` | `{}` | {} |", field.name, self.wit(&field.ty), cell(&field.docs));
         }
     }
 

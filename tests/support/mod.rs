@@ -1,6 +1,11 @@
 //! Runs the real binary, and asks the machine what it allows.
 #![allow(dead_code)] // Each test file uses a part.
 
+pub mod engines;
+pub mod ground;
+pub mod line;
+pub mod mapped;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

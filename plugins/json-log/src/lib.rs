@@ -1,4 +1,4 @@
-//! Prints a JSON line for every event of every kind, the kind first.
+//! Prints a JSON line for every event of every kind, the kind first and the container, where there is one, last.
 
 use std::io::Write;
 
@@ -9,6 +9,7 @@ use serde::Serialize;
 struct JsonLog {
     /// Kept from run to run, so that its memory is not asked for again.
     lines: Vec<u8>,
+    containers: ContainerCache,
 }
 
 #[derive(Serialize)]
@@ -16,14 +17,18 @@ struct Line<'a, T> {
     kind: &'static str,
     #[serde(flatten)]
     event: &'a T,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<&'a Container>,
 }
 
 impl JsonLog {
     /// Prints a run of events in one write.
-    fn print<T: Serialize>(&mut self, kind: &'static str, events: &[T]) {
+    fn print<T: Serialize + InCgroup>(&mut self, kind: &'static str, events: &[T]) {
         self.lines.clear();
+        let mut containers = self.containers.for_run();
         for event in events {
-            serde_json::to_writer(&mut self.lines, &Line { kind, event }).expect("writing to memory does not fail");
+            let line = Line { kind, event, container: containers.of(event) };
+            serde_json::to_writer(&mut self.lines, &line).expect("writing to memory does not fail");
             self.lines.push(b'\n');
         }
         _ = std::io::stdout().lock().write_all(&self.lines);

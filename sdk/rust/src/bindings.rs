@@ -20,7 +20,8 @@ mod services {
 }
 
 pub use services::eunomia::plugin::{
-    alerts, cgroup, files, ipc, process, processes, seccomp, syscall, syscalls, tcp, types,
+    alerts, cgroup, container_registry, containers, files, ipc, process, processes, seccomp, syscall, syscalls, tcp,
+    types,
 };
 
 macro_rules! exported {
@@ -40,6 +41,8 @@ macro_rules! exported {
                     "eunomia:plugin/ipc@0.1.0": crate::bindings::ipc,
                     "eunomia:plugin/seccomp@0.1.0": crate::bindings::seccomp,
                     "eunomia:plugin/cgroup@0.1.0": crate::bindings::cgroup,
+                    "eunomia:plugin/containers@0.1.0": crate::bindings::containers,
+                    "eunomia:plugin/container-registry@0.1.0": crate::bindings::container_registry,
                     "eunomia:plugin/alerts@0.1.0": crate::bindings::alerts,
                 },
                 pub_export_macro: true,

@@ -28,13 +28,18 @@
 
 #[doc(hidden)]
 pub mod bindings;
+mod container_cache;
 mod raise;
 pub mod report;
 mod settings;
 
 use std::marker::PhantomData;
 
-pub use bindings::{alerts, cgroup, files, ipc, process, processes, seccomp, syscall, syscalls, tcp, types};
+pub use bindings::{
+    alerts, cgroup, container_registry, containers, files, ipc, process, processes, seccomp, syscall, syscalls, tcp,
+    types,
+};
+pub use container_cache::{ContainerCache, ContainersOfRun, InCgroup};
 pub use raise::About;
 pub use settings::from_config;
 
@@ -42,6 +47,7 @@ pub use settings::from_config;
 pub mod prelude {
     pub use crate::alerts::{Alert, RaisedAlert, Severity};
     pub use crate::cgroup::{CgroupCreated, CgroupRemoved};
+    pub use crate::containers::Container;
     pub use crate::files::{Change, FileActivity, FileChange, FileIo, FileOpen, FileOperation, FileType};
     pub use crate::ipc::IpcAccess;
     pub use crate::process::{Exec, Exit, Fork};
@@ -49,7 +55,9 @@ pub mod prelude {
     pub use crate::syscall::{Syscall, SyscallCount, SyscallReturn};
     pub use crate::tcp::{TcpAccept, TcpClose, TcpConnect};
     pub use crate::types::Task;
-    pub use crate::{About, Plugin, export, from_config, processes};
+    pub use crate::{
+        About, ContainerCache, InCgroup, Plugin, container_registry, containers, export, from_config, processes,
+    };
     pub use crate::{
         FilterCgroupCreated, FilterCgroupRemoved, FilterExec, FilterExit, FilterFileActivity, FilterFileChange,
         FilterFileIo, FilterFileOpen, FilterFork, FilterIpcAccess, FilterSeccompAction, FilterSyscall,

@@ -6,7 +6,8 @@
 //! - the fields of a record called `task` or `endpoints` stand beside those of the event;
 //! - a `FlatComm`, which is two numbers, is the text that they hold;
 //! - a list called `fields`, of names with values, is an object;
-//! - an enum is its case's name in snake_case.
+//! - an enum is its case's name in snake_case;
+//! - a `Container` is what names it: id, engine, name and image, and pod and namespace where it has a pod.
 //!
 //! The crate that derives needs `serde` (with its derive) and `humantime` among its dependencies.
 
@@ -22,6 +23,7 @@ pub fn json(input: TokenStream) -> TokenStream {
     let name = &input.ident;
     let body = match &input.data {
         Data::Struct(_) if name == "FlatComm" => flat_comm(),
+        Data::Struct(_) if name == "Container" => container(),
         Data::Struct(data) => record(&data.fields),
         Data::Enum(data) => cases(data),
         Data::Union(_) => quote!(compile_error!("WIT has no unions")),
@@ -89,6 +91,23 @@ fn flat_comm() -> Tokens {
             chunk.invalid().iter().for_each(|byte| text.push_str(&::std::format!("\\x{byte:02x}")));
         }
         serializer.serialize_str(&text)
+    }
+}
+
+/// What names a container. It stands beside every event of it, so there is no room for its labels.
+fn container() -> Tokens {
+    quote! {
+        use ::serde::ser::SerializeMap;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("id", &self.id)?;
+        map.serialize_entry("engine", &self.engine)?;
+        map.serialize_entry("name", &self.name)?;
+        map.serialize_entry("image", &self.image)?;
+        if let Some(pod) = &self.pod {
+            map.serialize_entry("pod", &pod.name)?;
+            map.serialize_entry("namespace", &pod.namespace)?;
+        }
+        map.end()
     }
 }
 

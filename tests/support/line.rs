@@ -1,0 +1,133 @@
+//! A dispatcher with plugins, without a kernel.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use eunomia_host::dispatch::{
+    Containers, DispatchCounts, Dispatcher, KindCounts, Member, Message, Only, Processes, Tree, Watch,
+};
+use eunomia_host::event::{Batch, Columns, Kind};
+use eunomia_host::output::{self, AlertFormat, Writer};
+use eunomia_host::plugin::{Compiled, Outlets, Plugin, Runtime, Settings};
+use eunomia_host::wit::container_registry::Cgroup;
+use serde_json::Value;
+use tokio::sync::mpsc::Sender;
+use tokio::task::JoinHandle;
+
+#[derive(Clone, Default)]
+pub struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What came of a run.
+pub struct Outcome {
+    pub lines: Vec<String>,
+    pub kinds: BTreeMap<&'static str, BTreeMap<Kind, KindCounts>>,
+    pub plugins: BTreeMap<&'static str, Plugin>,
+    pub dispatched: BTreeMap<Kind, DispatchCounts>,
+}
+
+impl Outcome {
+    pub fn json(&self) -> Vec<Value> {
+        self.lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// A dispatcher with its line of plugins, and what they print.
+pub struct Line {
+    runtime: Runtime,
+    captured: Captured,
+    pub outlets: Outlets,
+    writer: Writer,
+    messages: Sender<Message>,
+    dispatched: JoinHandle<BTreeMap<Kind, DispatchCounts>>,
+}
+
+impl Line {
+    pub fn new() -> Self {
+        Self::with(vec![], None, Only::default())
+    }
+
+    /// One that finds these cgroups when it starts, and whose run is narrowed.
+    pub fn with(cgroups: Vec<Cgroup>, watch: Option<Watch>, only: Only) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let captured = Captured::default();
+        let (output, writer) = output::start_on(Box::new(captured.clone()), false, AlertFormat::Json).unwrap();
+        let processes = Arc::new(Processes::new(Box::new(|_| None)));
+        let tree = Tree { walk: Box::new(move || cgroups.clone()), cgroup_of: Box::new(|_| None) };
+        let containers = Arc::new(Containers::new(tree, watch));
+        let (dispatcher, messages, inbox) = Dispatcher::new(processes.clone(), containers.clone(), only);
+        let dispatched = tokio::spawn(dispatcher.run());
+        Line {
+            runtime,
+            captured,
+            outlets: Outlets { output, inbox, processes, containers },
+            writer,
+            messages,
+            dispatched,
+        }
+    }
+
+    /// Starts a plugin for a place in the line, with its `[config]`.
+    pub async fn start(
+        &self,
+        place: (&str, usize),
+        path: &Path,
+        config: &str,
+        replaces: Option<&mut Plugin>,
+    ) -> anyhow::Result<(Plugin, Member)> {
+        let settings = Settings { config: config.to_owned(), ..Default::default() };
+        self.start_with(place, path, &settings, replaces).await
+    }
+
+    /// The same with all its settings.
+    pub async fn start_with(
+        &self,
+        place: (&str, usize),
+        path: &Path,
+        settings: &Settings,
+        replaces: Option<&mut Plugin>,
+    ) -> anyhow::Result<(Plugin, Member)> {
+        let compiled = Compiled::new(&self.runtime, &std::fs::read(path).unwrap())?;
+        Plugin::start(&self.runtime, place, &compiled, settings, &self.outlets, replaces).await
+    }
+
+    pub async fn join(&self, member: Member) {
+        self.messages.send(Message::Join(Box::new(member))).await.ok().unwrap();
+    }
+
+    pub async fn send(&self, mut columns: Columns) {
+        let batch = Batch::cut(&mut columns, u64::MAX);
+        self.messages.send(Message::Batch(Box::new(batch))).await.ok().unwrap();
+    }
+
+    /// Lets the plugins finish, and checks that every sum adds up.
+    pub async fn finish(self, mut plugins: BTreeMap<&'static str, Plugin>) -> Outcome {
+        self.messages.send(Message::Stop).await.ok().unwrap();
+        let dispatched = self.dispatched.await.unwrap();
+        for plugin in plugins.values_mut() {
+            plugin.ended().await;
+        }
+        drop((self.outlets, self.messages));
+        tokio::task::spawn_blocking(|| self.writer.finish()).await.unwrap();
+        let text = String::from_utf8(self.captured.0.lock().unwrap().clone()).unwrap();
+        let kinds: BTreeMap<_, _> = plugins.iter().map(|(name, plugin)| (*name, plugin.queue.counts())).collect();
+        for (name, counts) in kinds.iter().flat_map(|(name, kinds)| kinds.values().map(move |counts| (name, counts))) {
+            let lost: u64 = counts.lost.values().sum();
+            assert_eq!(counts.seen, counts.filtered + counts.delivered + lost, "{name}: {counts:?}");
+            assert_eq!(counts.waiting, 0, "{name}");
+        }
+        Outcome { lines: text.lines().map(str::to_owned).collect(), kinds, plugins, dispatched }
+    }
+}
