@@ -82,8 +82,10 @@ fn what_is_in_no_directory_and_what_is_deleted_is_named() {
             let memfd = rustix::fs::memfd_create("secret", rustix::fs::MemfdFlags::empty()).unwrap();
             File::from(memfd).write_all(b"1234567").unwrap();
             let (mut ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-            ours.write_vectored(&[IoSlice::new(b"ab"), IoSlice::new(b"c")]).unwrap();
-            theirs.read_vectored(&mut [IoSliceMut::new(&mut [0; 2]), IoSliceMut::new(&mut [0; 2])]).unwrap();
+            assert_eq!(ours.write_vectored(&[IoSlice::new(b"ab"), IoSlice::new(b"c")]).unwrap(), 3);
+            let mut halves = [[0; 2]; 2];
+            let [first, second] = &mut halves;
+            assert_eq!(theirs.read_vectored(&mut [IoSliceMut::new(first), IoSliceMut::new(second)]).unwrap(), 3);
             let (reader, writer) = rustix::pipe::pipe().unwrap();
             File::from(writer).write_all(b"pipe").unwrap();
             File::from(reader).read_exact(&mut [0; 4]).unwrap();

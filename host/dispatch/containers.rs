@@ -175,6 +175,16 @@ impl Containers {
         self.forget_old(&mut table);
     }
 
+    /// Forgets all containers: nobody is left who tells of them and of their ends.
+    pub fn clear(&self) {
+        let mut table = self.table.write().expect(LOCK);
+        let containers = std::mem::take(&mut table.containers);
+        containers.keys().for_each(|cgroup| self.tell(*cgroup, None));
+        if !containers.is_empty() {
+            self.generation.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// The innermost container of a cgroup.
     pub fn lookup(&self, cgroup: u64) -> Option<Arc<Container>> {
         if self.generation() == 0 {
@@ -423,6 +433,22 @@ mod tests {
         let mut rest = told[5..].to_vec();
         rest.sort_unstable();
         assert_eq!(rest, [(1, no), (3, no)], "those that nobody told of are none of a container watched");
+    }
+
+    #[test]
+    fn nothing_is_said_of_containers_once_nobody_tells_of_them() {
+        let told: Arc<Mutex<Vec<Told>>> = Arc::default();
+        let into = told.clone();
+        let tell = Box::new(move |cgroup, wanted| into.lock().unwrap().push((cgroup, wanted)));
+        let containers = Containers::new(tree(&[]), Some(Watch { names: vec!["web".into()], tell }));
+        containers.clear();
+        assert_eq!(containers.generation(), 0);
+        containers.put(container(2, "a", "web"));
+        let before = containers.generation();
+        containers.clear();
+        assert_ne!(containers.generation(), before, "answers that plugins keep hold no longer");
+        assert!(containers.lookup(2).is_none() && !containers.is_watched(2));
+        assert_eq!(*told.lock().unwrap(), [(2, Some(true)), (2, None)]);
     }
 
     #[test]

@@ -129,6 +129,9 @@ impl Host {
         let Some(plugin) = self.plugins.running.remove(name) else { return };
         _ = self.messages.send(Message::Leave(plugin.name.clone())).await;
         self.plugins.leaving.push(plugin);
+        if !self.plugins.tells_of_containers() {
+            self.outlets.containers.clear();
+        }
         self.attach_sources();
         log::info!("plugin {name} unloaded");
     }
