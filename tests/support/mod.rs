@@ -1,6 +1,8 @@
 //! Runs the real binary, and asks the machine what it allows.
 #![allow(dead_code)] // Each test file uses a part.
 
+pub mod engines;
+pub mod ground;
 pub mod line;
 
 use std::fs;
