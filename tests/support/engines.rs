@@ -27,7 +27,12 @@ impl Docker {
         ground.daemon(
             Command::new("dockerd")
                 .args(["--data-root", &ground.text("data"), "--exec-root", &ground.text("exec")])
-                .args(["--pidfile", &ground.text("docker.pid"), "-H", &format!("unix://{}", ground.text("docker.sock"))])
+                .args([
+                    "--pidfile",
+                    &ground.text("docker.pid"),
+                    "-H",
+                    &format!("unix://{}", ground.text("docker.sock")),
+                ])
                 .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver", "overlay2"])
                 .arg("--live-restore"),
         )
@@ -56,8 +61,17 @@ impl Docker {
 
     /// Starts a container in the background; its id.
     pub fn run(&mut self, options: &[&str], command: &[&str]) -> String {
+        self.make(&["run", "-d"], options, command)
+    }
+
+    /// Makes a container without starting it; its id.
+    pub fn create(&mut self, options: &[&str], command: &[&str]) -> String {
+        self.make(&["create"], options, command)
+    }
+
+    fn make(&mut self, how: &[&str], options: &[&str], command: &[&str]) -> String {
         let mut client = self.client();
-        client.args(["run", "-d", "--network", "none"]).args(options).arg(IMAGE).args(command);
+        client.args(how).args(["--network", "none"]).args(options).arg(IMAGE).args(command);
         let id = output(&mut client);
         self.ground.traces.containers.push(id.clone());
         id
@@ -130,6 +144,14 @@ impl Containerd {
         let runc = self.ground.text("runc");
         output(self.client().args(["run", "-d", "--runc-root", &runc, &image, id]).args(command));
     }
+
+    /// Waits until a container's first process has ended.
+    pub fn wait(&self, id: &str) {
+        eventually("the container's end", || {
+            let tasks = output(self.client().args(["tasks", "ls"]));
+            tasks.lines().any(|line| line.split_whitespace().next() == Some(id) && line.contains("STOPPED"))
+        });
+    }
 }
 
 impl Drop for Containerd {
@@ -160,7 +182,14 @@ impl Podman {
     // What this needs where cgroups of both versions are mixed, and limits cannot be raised.
     fn command(ground: &Ground) -> Command {
         let mut command = Command::new("podman");
-        command.args(["--root", &ground.text("root"), "--runroot", &ground.text("run"), "--tmpdir", &ground.text("tmp")]);
+        command.args([
+            "--root",
+            &ground.text("root"),
+            "--runroot",
+            &ground.text("run"),
+            "--tmpdir",
+            &ground.text("tmp"),
+        ]);
         command.args(["--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]);
         command
     }
@@ -206,7 +235,7 @@ impl Runc {
 
     /// Starts a container in the background, in the cgroup that runc chooses or this one.
     pub fn run(&mut self, id: &str, cgroup: Option<&str>, command: &[&str]) {
-        self.ground.traces.containers.push(id.to_owned());
+        self.ground.traces.containers.push(cgroup.map_or(id, |path| path.split('/').nth(2).unwrap_or(id)).to_owned());
         let bundle = self.ground.path(&format!("bundle-{id}"));
         fs::create_dir_all(&bundle).unwrap();
         output(Command::new("runc").arg("spec").current_dir(&bundle));

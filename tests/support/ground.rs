@@ -106,7 +106,6 @@ impl Ground {
         let command = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }
-
 }
 
 impl Drop for Ground {
@@ -125,7 +124,8 @@ impl Traces {
             let elsewhere = fs::metadata(format!("/proc/{pid}/ns/mnt")).is_ok_and(|space| space.ino() != own);
             contains(&read("cmdline"), path) || elsewhere && contains(&read("mountinfo"), path)
         };
-        let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let pids =
+            fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         pids.filter(|pid| *pid != std::process::id()).filter(belongs).collect()
     }
 
@@ -141,7 +141,8 @@ impl Traces {
 
     /// The cgroups of its containers, in all trees.
     fn cgroups(&self) -> Vec<PathBuf> {
-        let trees = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path()).chain([unified().into()]);
+        let trees =
+            fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path()).chain([unified().into()]);
         let parents = trees.flat_map(|tree| ["", "docker", "default", "libpod_parent"].map(|parent| tree.join(parent)));
         let named = |parent: PathBuf| self.containers.iter().map(move |name| parent.join(name)).collect::<Vec<_>>();
         parents.flat_map(named).filter(|cgroup| cgroup.is_dir()).collect()
@@ -184,4 +185,3 @@ pub fn remove_cgroup(cgroup: &Path) {
 fn contains(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
-

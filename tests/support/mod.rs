@@ -4,6 +4,7 @@
 pub mod engines;
 pub mod ground;
 pub mod line;
+pub mod mapped;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub enum Failure {
     /// The operator grants no upstream of this name.
     NotGranted,
+    /// Too many requests are on their way already; the engine has no part in it.
+    Busy,
     /// Nobody is there to answer, in words.
     Absent(String),
     /// Somebody is there and does not answer well, in words.
@@ -136,6 +138,7 @@ fn open(response: wasip2::http::types::IncomingResponse) -> Result<Stage, Failur
 fn failure(error: ErrorCode) -> Failure {
     match error {
         ErrorCode::HttpRequestDenied => Failure::NotGranted,
+        ErrorCode::ConnectionLimitReached => Failure::Busy,
         ErrorCode::DestinationNotFound | ErrorCode::DestinationUnavailable | ErrorCode::DnsError(_) => {
             Failure::Absent("its socket is not there".to_owned())
         }

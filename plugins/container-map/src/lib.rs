@@ -58,7 +58,7 @@ impl Default for Settings {
             containerd: vec!["/run/containerd".into()],
             runc: vec!["/run/runc".into()],
             crio: vec!["/run/containers/storage".into()],
-            wait_ms: 100,
+            wait_ms: 250,
         }
     }
 }

@@ -14,8 +14,8 @@ const STRIKES: u32 = 3;
 /// Ids asked for in one request: a URL of 3 KiB.
 const IDS_PER_REQUEST: usize = 32;
 
-/// Requests for single containers that may be on their way at once.
-const MAX_INSPECTS: usize = 8;
+/// Requests for single containers that may be on their way at once, of the eight that the host allows a plugin.
+const MAX_INSPECTS: usize = 2;
 
 /// How long a tick waits for the list. Most answer at once; what the others say is read at the next tick.
 const TICK_WAIT: Duration = Duration::from_millis(20);
@@ -156,6 +156,7 @@ impl Health {
                 self.denied = true;
                 return None;
             }
+            Failure::Busy => return None,
             Failure::Absent(reason) => (reason, "is the engine running, and does [grants.http] name its socket?"),
             Failure::Bad(reason) => (reason, "is the engine overloaded or hanging?"),
         };
