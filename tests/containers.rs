@@ -128,10 +128,10 @@ fn containers_that_were_there_before_and_are_renamed_paused_and_restarted() {
     let mut docker = Docker::start();
     let id = docker.run(&["--name", "old", "--label", "team=a"], &words(&often("w-old")));
     let granted = Granted { containerd: vec![docker.state()], ..docker_alone(docker.socket()) };
-    let mut mapped = Mapped::start("life", &granted, &[]);
+    let mut mapped = Mapped::start_with_all("life", &granted);
     let (event, _) = mapped.expect("w-old", |_| true);
     assert_eq!(container(&event), (id.as_str(), "old", IMAGE), "known before its first event is seen");
-    assert_eq!(event["container"]["labels"][0]["name"], "team", "{event}");
+    assert_eq!(event["container"]["labels"]["team"], "a", "{event}");
     let pid: u64 = docker.call(&["inspect", "-f", "{{.State.Pid}}", "old"]).parse().unwrap();
     mapped.expect("w-old", |event| event["container"]["pid"] == pid);
 
@@ -147,6 +147,7 @@ fn containers_that_were_there_before_and_are_renamed_paused_and_restarted() {
 
     docker.call(&["restart", "-t", "0", "new"]);
     let cgroup = event["cgroup"].clone();
+    assert_eq!(event["container"]["cgroup"], cgroup);
     let (again, _) = mapped.expect("w-old", |event| event["cgroup"] != cgroup);
     assert_eq!(container(&again), (id.as_str(), "new", IMAGE), "the first event after the restart");
     let (printed, _) = mapped.stop();
@@ -191,7 +192,7 @@ fn of_nested_containers_the_innermost_is_named_with_those_around_it() {
         return;
     }
     let mut runc = Runc::new();
-    let mut mapped = Mapped::start("nested", &Granted::default(), &[]);
+    let mut mapped = Mapped::start_with_all("nested", &Granted::default());
     let (outer, inner) = (hex_id(1), hex_id(2));
     let command = often("w-outer");
     runc.run(&outer, Some(&format!("/docker/{outer}")), &words(&command));
@@ -218,10 +219,15 @@ fn containers_of_podman_and_of_runc_alone() {
     let mut podman = Podman::start();
     let mut runc = Runc::new();
     std::fs::create_dir_all(runc.state()).unwrap();
-    let granted = Granted { podman: Some(podman.socket()), runc: vec![runc.state()], ..Default::default() };
+    let granted = Granted {
+        podman: Some(podman.socket()),
+        runc: vec![runc.state()],
+        storage: vec![podman.storage()],
+        ..Default::default()
+    };
     let mapped = Mapped::start("others", &granted, &[]);
     let ids: Vec<String> =
-        (0..5).map(|number| podman.run(&format!("p-{number}"), &words(&three(&format!("w-{number}"))))).collect();
+        (0..10).map(|number| podman.run(&format!("p-{number}"), &words(&three(&format!("w-{number}"))))).collect();
     let plain = format!("eunomia-plain-{}", std::process::id());
     runc.run(&plain, None, &words(&often("w-plain")));
     std::thread::sleep(Duration::from_millis(500));

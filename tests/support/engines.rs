@@ -198,6 +198,11 @@ impl Podman {
         self.ground.text("podman.sock")
     }
 
+    /// Where it lists its containers.
+    pub fn storage(&self) -> String {
+        self.ground.text("root/overlay-containers")
+    }
+
     /// Starts a container in the background; its id.
     pub fn run(&mut self, name: &str, command: &[&str]) -> String {
         let mut client = Self::command(&self.ground);

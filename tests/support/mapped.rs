@@ -1,6 +1,7 @@
-//! The host with container-map and json-log, as it sees containers of a test's engines.
+//! The host with container-map and a plugin that prints, as it sees containers of a test's engines.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -14,6 +15,7 @@ pub struct Granted {
     pub podman: Option<String>,
     pub containerd: Vec<String>,
     pub runc: Vec<String>,
+    pub storage: Vec<String>,
 }
 
 impl Granted {
@@ -22,13 +24,14 @@ impl Granted {
             Some(socket) => format!("{name} = 'unix://{socket}'\n"),
             None => String::new(),
         };
-        let Granted { containerd, runc, .. } = self;
-        let folders: Vec<&String> = containerd.iter().chain(runc).collect();
+        let Granted { containerd, runc, storage, .. } = self;
+        let folders: Vec<&String> = containerd.iter().chain(runc).chain(storage).collect();
         let named =
             |name: &str, socket: &Option<String>| if socket.is_some() { format!("'{name}'") } else { String::new() };
         format!(
-            "order = -100\n[grants]\ncontainer-registry = true\nfolders = {folders:?}\n[grants.http]\n{}{}[limits]\n\
-             memory_bytes = 67108864\n[config]\ncontainerd = {containerd:?}\nrunc = {runc:?}\ncrio = []\ndocker = [{}]\n\
+            "order = -100\n[grants]\ncontainer-registry = true\nfolders = {folders:?}\n[grants.http]\n\
+             nobody = 'unix:///does/not/exist'\n{}{}[limits]\n\
+             memory_bytes = 67108864\n[config]\ncontainerd = {containerd:?}\nrunc = {runc:?}\ncrio = []\nstorage = {storage:?}\ndocker = [{}]\n\
              podman = [{}]\n",
             http("docker", &self.docker),
             http("podman", &self.podman),
@@ -47,16 +50,28 @@ pub struct Mapped {
 }
 
 impl Mapped {
+    /// With json-log, which prints what names a container.
     pub fn start(name: &str, granted: &Granted, args: &[&str]) -> Self {
+        Self::printing(name, granted, plugin("json-log"), args)
+    }
+
+    /// With a plugin that prints all that is known of a container.
+    pub fn start_with_all(name: &str, granted: &Granted) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fixtures/container-log.wasm");
+        assert!(path.exists(), "{} is missing: run `make fixtures` first", path.display());
+        Self::printing(name, granted, path, &[])
+    }
+
+    fn printing(name: &str, granted: &Granted, printer: PathBuf, args: &[&str]) -> Self {
         let folder = Folder::new(name);
-        let place = |name: &str, settings: &str| {
-            let wasm = folder.0.join(format!("{name}.wasm"));
-            fs::copy(plugin(name), &wasm).unwrap();
+        let place = |from: &Path, settings: &str| {
+            let wasm = folder.0.join(from.file_name().unwrap());
+            fs::copy(from, &wasm).unwrap();
             fs::write(wasm.with_extension("toml"), settings).unwrap();
             wasm.to_str().unwrap().to_owned()
         };
-        let map = place("container-map", &granted.settings());
-        let log = place("json-log", "order = 10\nevents = ['exec']\n");
+        let map = place(&plugin("container-map"), &granted.settings());
+        let log = place(&printer, "order = 10\nevents = ['exec']\n");
         let args = ["--plugin", &map, "--plugin", &log].into_iter().chain(args.iter().copied());
         let host = Host::start(&args.collect::<Vec<_>>());
         Mapped { host, printed: vec![], _folder: folder }

@@ -140,9 +140,9 @@ fn failure(error: ErrorCode) -> Failure {
         ErrorCode::HttpRequestDenied => Failure::NotGranted,
         ErrorCode::ConnectionLimitReached => Failure::Busy,
         ErrorCode::DestinationNotFound | ErrorCode::DestinationUnavailable | ErrorCode::DnsError(_) => {
-            Failure::Absent("its socket is not there".to_owned())
+            Failure::Absent("its address is not there".to_owned())
         }
-        ErrorCode::ConnectionRefused => Failure::Absent("it accepts no connections".to_owned()),
+        ErrorCode::ConnectionRefused => Failure::Absent("nobody accepts connections at its socket".to_owned()),
         ErrorCode::ConnectionTerminated => Failure::Absent("it ended the connection".to_owned()),
         ErrorCode::HttpResponseIncomplete => Failure::Bad("its answer was cut short".to_owned()),
         ErrorCode::ConnectionTimeout | ErrorCode::ConnectionReadTimeout | ErrorCode::HttpResponseTimeout => {

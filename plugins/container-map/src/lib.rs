@@ -6,6 +6,7 @@ mod http;
 mod known;
 mod oci;
 mod recognise;
+mod storage;
 mod upstream;
 
 use std::collections::{HashSet, VecDeque};
@@ -46,6 +47,8 @@ struct Settings {
     runc: Vec<PathBuf>,
     /// The folders in which CRI-O runs containers.
     crio: Vec<PathBuf>,
+    /// The folders in which podman lists its containers.
+    storage: Vec<PathBuf>,
     /// How long the first event of a new container may wait for its name.
     wait_ms: u64,
 }
@@ -58,6 +61,9 @@ impl Default for Settings {
             containerd: vec!["/run/containerd".into()],
             runc: vec!["/run/runc".into()],
             crio: vec!["/run/containers/storage".into()],
+            storage: ["/var/lib", "/run"]
+                .map(|at| format!("{at}/containers/storage/overlay-containers").into())
+                .to_vec(),
             wait_ms: 250,
         }
     }
@@ -185,7 +191,8 @@ impl Plugin for ContainerMap {
     fn start(&mut self, config: &str) -> Result<(), String> {
         let settings: Settings = from_config(config)?;
         self.wait = Duration::from_millis(settings.wait_ms);
-        self.folders = Folders { containerd: settings.containerd, runc: settings.runc, crio: settings.crio };
+        let Settings { containerd, runc, crio, storage: podman, .. } = settings;
+        self.folders = Folders { containerd, runc, crio, podman };
         let docker = settings.docker.into_iter().map(|name| Upstream::new(name, Engine::Docker));
         let podman = settings.podman.into_iter().map(|name| Upstream::new(name, Engine::Podman));
         self.upstreams = docker.chain(podman).collect();

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::engine::{Description, bounded, cut, pod};
 use crate::recognise::Hint;
+use crate::storage;
 
 /// A configuration has some ten KiB.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -30,6 +31,8 @@ pub struct Folders {
     pub runc: Vec<PathBuf>,
     /// Where CRI-O runs its containers: `/run/containers/storage`.
     pub crio: Vec<PathBuf>,
+    /// podman's lists of stored containers: `/var/lib/containers/storage/overlay-containers`.
+    pub podman: Vec<PathBuf>,
 }
 
 impl Folders {
@@ -52,15 +55,19 @@ impl Folders {
         {
             let engine = if namespace == "moby" { Engine::Docker } else { Engine::Containerd };
             let mut description = config(&folder.join("config.json"), engine, id)?;
-            description.pid = read(&folder.join("init.pid")).and_then(|text| text.trim().parse().ok());
+            description.pid = read(&folder.join("init.pid"), MAX_FILE_BYTES).and_then(|text| text.trim().parse().ok());
             return Some(description);
         }
         if let Engine::Crio | Engine::Unknown = engine {
             let file = Path::new("overlay-containers").join(id).join("userdata/config.json");
             return self.crio.iter().find_map(|folder| config(&folder.join(&file), Engine::Crio, id));
         }
+        if engine == Engine::Podman {
+            return storage::describe(&self.podman, id);
+        }
         if engine == Engine::Runc {
-            let state = self.runc.iter().find_map(|folder| read(&folder.join(id).join("state.json")))?;
+            let state =
+                self.runc.iter().find_map(|folder| read(&folder.join(id).join("state.json"), MAX_FILE_BYTES))?;
             return runc(&state, id);
         }
         None
@@ -77,14 +84,15 @@ impl Folders {
     }
 }
 
-fn read(file: &Path) -> Option<String> {
+/// A file's text; at most so much of it.
+pub fn read(file: &Path, bytes: u64) -> Option<String> {
     let mut text = String::new();
-    File::open(file).ok()?.take(MAX_FILE_BYTES).read_to_string(&mut text).ok()?;
+    File::open(file).ok()?.take(bytes).read_to_string(&mut text).ok()?;
     Some(text)
 }
 
 fn config(file: &Path, engine: Engine, id: &str) -> Option<Description> {
-    annotations(&read(file)?, engine, id)
+    annotations(&read(file, MAX_FILE_BYTES)?, engine, id)
 }
 
 #[derive(Deserialize)]
@@ -178,7 +186,7 @@ mod tests {
         std::fs::write(task.join("config.json"), CRI).unwrap();
         std::fs::write(task.join("init.pid"), "4711").unwrap();
         let folders =
-            Folders { containerd: vec![root.join("containerd")], runc: vec![root.join("runc")], crio: vec![] };
+            Folders { containerd: vec![root.join("containerd")], runc: vec![root.join("runc")], ..Default::default() };
         let found = folders.describe(Engine::Unknown, "aa").unwrap();
         assert_eq!((found.engine, found.name.as_str(), found.pid), (Engine::Containerd, "nginx", Some(4711)));
         assert_eq!(folders.describe(Engine::Unknown, "bb"), None);
