@@ -44,6 +44,16 @@ if [ "$purpose" = test ] && ! makes_wasm; then
 		"unpack the WASI SDK (https://github.com/WebAssembly/wasi-sdk) and set WASI_SDK_PATH to its folder"
 	apt+=(CLANG lld-VERSION wasi-libc libclang-rt-VERSION-dev-wasm32)
 fi
+# Real container engines, for the tests that need root; they run on sockets and folders of the tests' own.
+if [ "$purpose" = test ] && [ "$(id -u)" = 0 ]; then
+	has dockerd || { apt+=(docker.io) dnf+=(moby-engine); }
+	# Some releases have the client in a package of its own.
+	has docker || { apt+=(docker.io) dnf+=(docker-cli); ! apt-cache show docker-cli >/dev/null 2>&1 || apt+=(docker-cli); }
+	{ has containerd && has ctr; } || { apt+=(containerd) dnf+=(containerd); }
+	has runc || { apt+=(runc) dnf+=(runc); }
+	has podman || { apt+=(podman) dnf+=(podman); }
+	has busybox || { apt+=(busybox-static) dnf+=(busybox); }
+fi
 
 newest() {
 	local version
