@@ -52,7 +52,7 @@ if [ "$purpose" = test ] && [ "$(id -u)" = 0 ]; then
 	{ has containerd && has ctr; } || { apt+=(containerd) dnf+=(containerd); }
 	has runc || { apt+=(runc) dnf+=(runc); }
 	has podman || { apt+=(podman) dnf+=(podman); }
-	has busybox || { apt+=(busybox-static) dnf+=(busybox); }
+	{ has busybox && ! ldd "$(command -v busybox)" >/dev/null 2>&1; } || { apt+=(busybox-static) dnf+=(busybox); }
 fi
 
 newest() {
