@@ -88,6 +88,13 @@ impl Mapped {
         (found, start.elapsed())
     }
 
+    /// Waits for a line of the log that contains the text, or has been there already.
+    pub fn expect_log(&mut self, text: &str) {
+        if !self.log().iter().any(|line| line.contains(text)) {
+            self.host.expect_log(text);
+        }
+    }
+
     /// The host's log so far.
     pub fn log(&mut self) -> Vec<String> {
         let Host { log, stderr, .. } = &mut self.host;

@@ -69,7 +69,7 @@ pub fn recognise(path: &str, is_container: impl Fn(Hint) -> bool) -> Option<Foun
 fn part<'a>(names: &[&'a str], is_container: &impl Fn(Hint) -> bool) -> Part<'a> {
     let (name, above) = names.split_last().expect("there is a last one");
     if let Some(uid) = pod_uid(name)
-        && (name.ends_with(".slice") || above.iter().any(|name| *name == "kubepods"))
+        && (name.ends_with(".slice") || above.contains(&"kubepods"))
     {
         return Part::Pod(uid);
     }
