@@ -8,7 +8,7 @@ FIXTURES := $(patsubst tests/fixtures/%/Cargo.toml,%,$(wildcard tests/fixtures/*
 C_PLUGIN := target/fixtures/c-plugin.wasm
 TESTS := $(notdir $(basename $(wildcard tests/*.rs)) $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs)))
 # Those that start thousands of processes on the running kernel.
-STORMS := files kernel seccomp source sources
+STORMS := containers files kernel seccomp source sources
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: build
