@@ -5,6 +5,7 @@ mod support;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -169,7 +170,8 @@ fn containers_killed_while_they_start_are_not_taken_for_others() {
     for number in 0..12 {
         let name = format!("c-{number}");
         let id = docker.create(&["--name", &name], &words(&often(&format!("w-{number}"))));
-        let start = docker.client().args(["start", &name]).spawn();
+        let mut start = docker.client();
+        let start = start.args(["start", &name]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         std::thread::sleep(Duration::from_millis(25 * number));
         // Its start fails or it is killed afterwards, as it happens; what counts is what events say.
         let killed = docker.client().args(["rm", "-f", &name]).output().unwrap();

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use eunomia_host::event::{Columns, Kind};
+use eunomia_host::event::{Columns, Kind, KindSet};
 use eunomia_host::wit::seccomp::Action;
 use eunomia_host::wit::syscall::Abi;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
@@ -84,7 +84,7 @@ fn actions(seen: &Columns, pid: u32) -> Vec<Action> {
 #[test]
 fn each_action_of_a_filter_is_seen() {
     for hook in hooks("seccomp") {
-        let kinds = [Kind::SeccompAction].into_iter().collect();
+        let kinds = [Kind::SeccompAction].into_iter().collect::<KindSet>();
         let mut pids = BTreeMap::new();
         let mut killed = Vec::new();
         let seen = watch(hook, kinds, || {
@@ -122,7 +122,7 @@ fn each_action_of_a_filter_is_seen() {
 fn what_a_supervisor_answers_is_seen() {
     for hook in hooks("seccomp") {
         let mut pid = 0;
-        let seen = watch(hook, [Kind::SeccompAction].into_iter().collect(), || {
+        let seen = watch(hook, [Kind::SeccompAction].into_iter().collect::<KindSet>(), || {
             pid = run_calls("user-notif").expect("every kernel has it").0;
         });
         let did: Vec<_> = seen.seccomp_action.iter().filter(|event| event.task.pid == pid).collect();
@@ -140,7 +140,7 @@ fn what_a_supervisor_answers_is_seen() {
 fn what_a_tracer_is_asked_is_seen() {
     for hook in hooks("seccomp") {
         let mut child = 0;
-        let seen = watch(hook, [Kind::SeccompAction].into_iter().collect(), || {
+        let seen = watch(hook, [Kind::SeccompAction].into_iter().collect::<KindSet>(), || {
             child = run_calls("trace").expect("every kernel has it").1;
         });
         let asked = if is_tracepoint(hook) { 0 } else { CALLS };
