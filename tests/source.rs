@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-use eunomia_host::event::{Columns, Kind};
+use eunomia_host::event::{Columns, Kind, KindSet};
 use eunomia_host::source::{Narrowing, SOURCES, State, probe, running_processes};
 use eunomia_host::wit::process::{Exec, Exit, Fork};
 use support::{Folder, can_load_bpf};
@@ -40,7 +40,7 @@ impl Seen {
 
 /// Watches the process source while a workload runs.
 fn watch(hook: &str, workload: impl FnOnce()) -> Seen {
-    let kinds = [Kind::Exec, Kind::Exit, Kind::Fork].into_iter().collect();
+    let kinds: KindSet = [Kind::Exec, Kind::Exit, Kind::Fork].into_iter().collect();
     let Columns { exec, exit, fork, .. } = support::watch(hook, kinds, workload);
     Seen { exec, exit, fork }
 }

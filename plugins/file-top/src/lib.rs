@@ -181,8 +181,8 @@ mod tests {
 
     #[test]
     fn sockets_can_be_left_out() {
-        let mut top = FileTop::default();
-        top.settings = from_config(r#"{"regular_only": true}"#).unwrap();
+        let settings = from_config(r#"{"regular_only": true}"#).unwrap();
+        let mut top = FileTop { settings, ..Default::default() };
         top.add(&activity("TCP", FileType::Socket, 5));
         assert!(top.rows().is_empty());
     }
