@@ -25,7 +25,7 @@ add() {
 
 add "$(type -P busybox)" bin/busybox
 # Tests want these as programs of their own; busybox is everything else.
-for tool in true false sleep sh; do
+for tool in true false sleep sh rm; do
 	add "$(type -P "$tool")" "bin/$tool"
 done
 cp scripts/vm/init "$tree/init"
