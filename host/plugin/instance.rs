@@ -301,7 +301,8 @@ fn explain(error: &wasmtime::Error, deadline_ms: u64, memory_refused: bool) -> F
         Some(Trap::Interrupt) => format!("it ran for more than {deadline_ms} ms in one call (limits.deadline_ms)"),
         Some(Trap::StackOverflow) => "its stack overflowed: endless recursion?".to_owned(),
         Some(trap) => format!("it trapped: {trap}"),
-        None => format!("{:#}", error).lines().next().unwrap_or_default().to_owned(),
+        // What is above the cause tells where in the component it was.
+        None => error.root_cause().to_string().lines().next().unwrap_or_default().to_owned(),
     };
     match memory_refused {
         true => Fault(format!("{what}; before that it was refused more memory than limits.memory_bytes allows")),
