@@ -53,7 +53,9 @@ fn a_million_calls_of_four_threads_are_summed_exactly() {
         assert!(exact(calls, THREADS * CALLS) && errors == 0, "{hook}: {calls} calls, {errors} errors");
         let (reads, errors) = sum_of(&seen, READ);
         assert!(exact(errors, 1_000) && reads >= errors, "{hook}: {reads} reads, {errors} errors");
-        assert!(seen.syscall_count.iter().all(|count| count.abi == Abi::Native && count.count >= count.errors));
+        // Of this process alone: others on the machine may make 32-bit calls.
+        let mut own = seen.syscall_count.iter().filter(|count| count.task.pid == own_pid());
+        assert!(own.all(|count| count.abi == Abi::Native && count.count >= count.errors), "{hook}");
     }
 }
 
