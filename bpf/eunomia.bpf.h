@@ -44,7 +44,7 @@ struct {
 	__type(value, __u8);
 } only_pids SEC(".maps"), only_uids SEC(".maps");
 
-/* The deepest cgroup that is looked for above a task's own; containers of Kubernetes are at 5 to 7. */
+/* How far up from a task's own cgroup is looked; containers of Kubernetes are at 5 to 7 below the root. */
 #define CGROUP_DEPTH 16
 
 struct {
@@ -75,15 +75,18 @@ static __always_inline bool wanted(enum record_kind kind)
 /* Whether the current task is in one of the cgroups wanted, or below one, or in one so new that this is not known. */
 static __always_inline bool in_wanted_cgroup(void)
 {
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct cgroup *cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
 	__u8 *verdict;
 
-	for (int level = 0; level < CGROUP_DEPTH; level++) {
-		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
-		if (!id)
-			break;
+	/* Not by bpf_get_current_ancestor_cgroup_id, which programs on tracepoints do not have on 5.10. */
+	for (int height = 0; height < CGROUP_DEPTH && cgroup; height++) {
+		__u64 id = BPF_CORE_READ(cgroup, kn, id);
 		verdict = bpf_map_lookup_elem(&only_cgroups, &id);
 		if (verdict && *verdict == CGROUP_WANTED)
 			return true;
+		/* A cgroup begins with its own state. */
+		cgroup = (struct cgroup *)BPF_CORE_READ(cgroup, self.parent);
 	}
 	if (!narrowing.judges)
 		return false;
