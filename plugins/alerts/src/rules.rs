@@ -385,7 +385,7 @@ pub mod tests {
             (change(Change::Rename, "/etc/passwd.new", Some("/etc/passwd")), "account-file-changed"),
             (change(Change::Truncate, "/etc/sudoers.d/me", None), "sudo-rules-changed"),
             (change(Change::Delete, "/etc/crontab", None), "scheduled-job-changed"),
-            (change(Change::Link, "/tmp/key", Some("/root/.ssh/authorized_keys")), "ssh-access-changed"),
+            (change(Change::Link, "/tmp/key", Some("/home/me/.ssh/authorized_keys")), "ssh-access-changed"),
             (change(Change::Symlink, "/etc/systemd/system/x.service", Some("/tmp/x")), "start-up-file-changed"),
             (change(Change::Delete, "/home/me/.bashrc", None), "start-up-file-changed"),
             (change(Change::Truncate, "/etc/ld.so.preload", None), "preload-changed"),
