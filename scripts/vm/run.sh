@@ -30,10 +30,13 @@ if ! command -v apt-get >/dev/null; then
 fi
 scripts/vm/kernels.sh "$vm/kernels"
 tests=()
+cargo test --release --package eunomia-host --no-run $(printf -- '--test %s ' "$@") >"$vm/build.log" 2>&1 || {
+	cat "$vm/build.log" >&2
+	exit 1
+}
 while read -r name file; do
 	tests+=("$name=$file")
-done < <(cargo test --release --package eunomia-host --no-run $(printf -- '--test %s ' "$@") 2>&1 |
-	sed -n 's/.*Executable tests\/\([a-z_]*\).* (\(.*\))$/\1 \2/p')
+done < <(sed -n 's/.*Executable tests\/\([a-z_]*\).* (\(.*\))$/\1 \2/p' "$vm/build.log")
 [ ${#tests[@]} = $# ] || { say "error: ${#tests[@]} test programs were built of $#" >&2; exit 1; }
 scripts/vm/initramfs.sh "$vm/initramfs" "$host" "${tests[@]}"
 
