@@ -72,6 +72,14 @@ static __always_inline bool wanted(enum record_kind kind)
 	return bits && (*bits & (1ULL << kind));
 }
 
+/* Which of its two maps a source sums into now: the host reads the other. */
+static __always_inline bool sums_into_second(void)
+{
+	__u32 key = CONTROL_SUMS;
+	__u64 *which = bpf_map_lookup_elem(&control, &key);
+	return which && *which;
+}
+
 /* Whether the current task is in one of the cgroups wanted, or below one, or in one so new that this is not known. */
 static __always_inline bool in_wanted_cgroup(void)
 {

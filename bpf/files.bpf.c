@@ -90,11 +90,11 @@ static __always_inline struct scratch *take_scratch(enum record_kind kind)
 	return scratch;
 }
 
-static __always_inline __u32 error_of(long value)
+/* The errno as the caller sees it. */
+static __always_inline __u32 seen_error(long value)
 {
-	if (value >= 0 || value < -MAX_ERRNO)
-		return 0;
-	return -value >= ERESTARTSYS && -value <= ERESTART_RESTARTBLOCK ? EINTR : -value;
+	__u32 error = error_of(value);
+	return error >= ERESTARTSYS && error <= ERESTART_RESTARTBLOCK ? EINTR : error;
 }
 
 static __always_inline __u32 type_of(struct inode *inode)
@@ -163,7 +163,7 @@ static __always_inline int on_io(struct file *file, enum file_did did, long valu
 	struct inode *inode = BPF_CORE_READ(file, f_inode);
 	__u32 device = BPF_CORE_READ(inode, i_sb, s_dev);
 	if (each) {
-		struct file_io_record record = { .bytes = bytes, .error = error_of(value), .operation = did };
+		struct file_io_record record = { .bytes = bytes, .error = seen_error(value), .operation = did };
 		FILL_FLAT(&record, task);
 		record.device = device;
 		record.inode = BPF_CORE_READ(inode, i_ino);
@@ -177,9 +177,7 @@ static __always_inline int on_io(struct file *file, enum file_did did, long valu
 			.device = device,
 			.tid = bpf_get_current_pid_tgid(),
 		};
-		__u32 sums = CONTROL_SUMS;
-		__u64 *which = bpf_map_lookup_elem(&control, &sums);
-		if (which && *which)
+		if (sums_into_second())
 			sum(&activity_1, &key, task, file, did, bytes);
 		else
 			sum(&activity_0, &key, task, file, did, bytes);
@@ -263,7 +261,7 @@ static __always_inline int on_open(const volatile struct call *call, struct argu
 	struct file_open_record *record = &scratch->open;
 	__builtin_memset(record, 0, sizeof(*record));
 	fill_task(&record->header.task, task);
-	record->error = error_of(value);
+	record->error = seen_error(value);
 	record->flags = argument(arguments, call->rest);
 	record->mode = argument(arguments, call->rest + 1);
 	if (call->form == FORM_CREAT) {
@@ -345,7 +343,7 @@ static __always_inline int on_change(const volatile struct call *call, struct ar
 	struct file_change_record *record = &scratch->change;
 	__builtin_memset(record, 0, sizeof(*record));
 	fill_task(&record->header.task, task);
-	record->error = error_of(value);
+	record->error = seen_error(value);
 	fill_change(record, call, arguments);
 	if (file)
 		append_own(&scratch->tail, &record->path, task, file);

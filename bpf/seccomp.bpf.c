@@ -96,11 +96,6 @@ static __always_inline long call_of(struct task_struct *task)
 	return regs ? (long)BPF_CORE_READ(regs, orig_ax) : UNKNOWN_CALL;
 }
 
-static __always_inline __u32 error_of(long value)
-{
-	return value < 0 && value >= -MAX_ERRNO ? -value : 0;
-}
-
 /* Tells what came of asking somebody, if that was done. */
 static __always_inline bool was_asked(struct task_struct *task, struct thread *thread, long number, long value)
 {

@@ -89,7 +89,7 @@ static __always_inline void sum(void *counts, struct count_key *key, struct task
 	/* The process may have executed another program since. */
 	bpf_get_current_comm(sums->task.comm, COMM_BYTES);
 	__sync_fetch_and_add(&sums->count, 1);
-	if (value < 0 && value >= -MAX_ERRNO)
+	if (error_of(value))
 		__sync_fetch_and_add(&sums->errors, 1);
 	__sync_fetch_and_add(&sums->total_time, duration);
 }
@@ -123,9 +123,7 @@ static __always_inline int on_return(long number, long value)
 	}
 	if (counts) {
 		struct count_key key = { .pid = bpf_get_current_pid_tgid() >> 32, .number = number, .abi = abi };
-		__u32 sums = CONTROL_SUMS;
-		__u64 *which = bpf_map_lookup_elem(&control, &sums);
-		if (which && *which)
+		if (sums_into_second())
 			sum(&counts_1, &key, task, value, duration);
 		else
 			sum(&counts_0, &key, task, value, duration);

@@ -30,6 +30,12 @@ static __always_inline __u32 abi_of(struct task_struct *task, long *number)
 	return ABI_NATIVE;
 }
 
+/* The errno of a call that failed; 0 of one that did not. */
+static __always_inline __u32 error_of(long value)
+{
+	return value < 0 && value >= -MAX_ERRNO ? -value : 0;
+}
+
 static __always_inline bool are_users(struct pt_regs *regs)
 {
 	unsigned long cs = BPF_CORE_READ(regs, cs);

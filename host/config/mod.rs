@@ -97,7 +97,7 @@ struct RunArgs {
     /// Also events of this host itself and of what its plugins do
     #[arg(long)]
     include_self: bool,
-    /// Use only these hooks, to see what they give: fentry (with fexit and lsm), kprobe (with kretprobe), tp_btf, raw_tp, tp;
+    /// Use only these hooks, to see what they give: fentry (with fexit), kprobe (with kretprobe), tp_btf, raw_tp, tp;
     /// tracepoint means the last three
     #[arg(long, value_name = "HOOK,...", value_delimiter = ',')]
     hooks: Vec<String>,

@@ -17,7 +17,7 @@ says it too. `--hooks HOOK,...` leaves all other hooks out, for one run or for `
 
 | hook | what it is |
 |---|---|
-| `fentry` | programs on the entry and return of kernel functions (fentry, fexit, lsm), called directly: needs BPF trampolines |
+| `fentry` | programs on the entry and return of kernel functions (fentry, fexit), called directly: needs BPF trampolines |
 | `kprobe` | the same by breakpoints (kprobe, kretprobe): slower, and needs no trampolines |
 | `tp_btf` | tracepoints, with the kernel's own types |
 | `raw_tp` | the same tracepoints, without these types |
