@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * Source files: what is read and written, opened and changed. On tracepoints all of it from the calls' return: the
- * registers still hold the arguments then, and the descriptor leads to the file.
+ * registers still hold the arguments then, and the descriptor leads to the file. Where functions can be followed, reads and
+ * writes come from those that all such calls go through, and no other call pays for them.
+ *
+ * Kprobes do not serve: the kernel follows only a few returns at a time, and reads may wait for ever.
  */
 #include "eunomia.bpf.h"
 #include "files.h"
@@ -375,24 +378,74 @@ static __always_inline void read_arguments(struct arguments *to, struct pt_regs 
 	to->values[6] = compat ? (__u32)BPF_CORE_READ(regs, bp) : BPF_CORE_READ(regs, r9);
 }
 
-static __always_inline int on_return(struct pt_regs *regs, long number, long value)
+/* What is known of a call that returns; NULL where it is none of those looked at. */
+static __always_inline const volatile struct call *returned(struct pt_regs *regs, long number, __u32 *abi)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
-	__u32 abi = abi_of(task, &number);
-	const volatile struct call *call = call_of(abi, number);
+	*abi = abi_of((void *)bpf_get_current_task(), &number);
+	return regs ? call_of(*abi, number) : NULL;
+}
+
+static __always_inline int on_path(const volatile struct call *call, struct pt_regs *regs, __u32 abi, long value)
+{
 	struct arguments arguments;
 
-	if (!call || !regs)
+	read_arguments(&arguments, regs, abi);
+	return call->does == DOES_OPEN ? on_open(call, &arguments, value) : on_change(call, &arguments, value);
+}
+
+static __always_inline bool does_io(const volatile struct call *call)
+{
+	return call->does == DOES_READ || call->does == DOES_WRITE;
+}
+
+static __always_inline int on_return(struct pt_regs *regs, long number, long value)
+{
+	__u32 abi;
+	const volatile struct call *call = returned(regs, number, &abi);
+
+	if (!call)
 		return 0;
-	if (call->does == DOES_READ || call->does == DOES_WRITE) {
+	if (does_io(call)) {
 		__u32 fd = abi == ABI_COMPAT ? BPF_CORE_READ(regs, bx) : BPF_CORE_READ(regs, di);
-		struct file *file = file_of(task, fd);
+		struct file *file = file_of((void *)bpf_get_current_task(), fd);
 		if (!file && value == -EBADF)
 			return 0; /* Nothing was read or written of anything. */
 		return on_io(file, call->does == DOES_READ ? FILE_READ : FILE_WRITE, value);
 	}
-	read_arguments(&arguments, regs, abi);
-	return call->does == DOES_OPEN ? on_open(call, &arguments, value) : on_change(call, &arguments, value);
+	return on_path(call, regs, abi, value);
+}
+
+SEC("fexit/vfs_read")
+int BPF_PROG(read_exit, struct file *file, void *to, __u64 count, void *position, long value)
+{
+	return on_io(file, FILE_READ, value);
+}
+
+SEC("fexit/vfs_write")
+int BPF_PROG(write_exit, struct file *file, void *from, __u64 count, void *position, long value)
+{
+	return on_io(file, FILE_WRITE, value);
+}
+
+SEC("fexit/vfs_readv")
+int BPF_PROG(readv_exit, struct file *file, void *to, __u64 count, void *position, __u64 flags, long value)
+{
+	return on_io(file, FILE_READ, value);
+}
+
+SEC("fexit/vfs_writev")
+int BPF_PROG(writev_exit, struct file *file, void *from, __u64 count, void *position, __u64 flags, long value)
+{
+	return on_io(file, FILE_WRITE, value);
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(paths_btf, struct pt_regs *regs, long value)
+{
+	__u32 abi;
+	const volatile struct call *call = returned(regs, BPF_CORE_READ(regs, orig_ax), &abi);
+
+	return call && !does_io(call) ? on_path(call, regs, abi, value) : 0;
 }
 
 SEC("tp_btf/sys_exit")

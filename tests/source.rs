@@ -12,8 +12,9 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use eunomia_host::event::{Columns, Kind, KindSet};
-use eunomia_host::source::{Narrowing, SOURCES, State, probe, running_processes};
+use eunomia_host::source::{Narrowing, Poller, SOURCES, State, probe, running_processes};
 use eunomia_host::wit::process::{Exec, Exit, Fork};
+use libbpf_rs::query::{LinkInfoIter, ProgInfoIter};
 use support::{Folder, can_load_bpf};
 
 /// What was seen of a workload.
@@ -286,4 +287,28 @@ fn the_best_hook_that_works_is_taken_and_said() {
         assert!(place(hook) <= place(expected), "expected {expected} or better: {state:?}");
         assert_eq!(why_not_better.len(), place(hook), "every better one is accounted for: {state:?}");
     }
+}
+
+/// How many programs of this name are attached in the whole kernel.
+fn attached(name: &str) -> usize {
+    let programs: Vec<u32> = ProgInfoIter::default().filter(|info| info.name == name).map(|info| info.id).collect();
+    LinkInfoIter::default().filter(|link| programs.contains(&link.prog_id)).count()
+}
+
+#[test]
+fn a_program_for_some_kinds_is_attached_only_while_one_of_them_is_wanted() {
+    if !can_load_bpf() {
+        return;
+    }
+    let narrowing = Narrowing { hooks: vec!["tp_btf".to_owned()], ..Default::default() };
+    let poller = Poller::start(narrowing, Box::new(drop)).unwrap();
+    let want = |kinds: &[Kind]| {
+        poller.want(kinds.iter().copied().collect::<KindSet>());
+        (attached("state_btf"), attached("return_btf"))
+    };
+    assert_eq!(want(&[Kind::TcpConnect]), (1, 0), "connects do not need the calls' return");
+    assert_eq!(want(&[Kind::TcpConnect, Kind::TcpAccept]), (1, 1));
+    assert_eq!(want(&[Kind::TcpClose]), (1, 0), "it is detached again");
+    poller.stop();
+    assert_eq!((attached("state_btf"), attached("return_btf")), (0, 0));
 }

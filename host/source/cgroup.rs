@@ -26,6 +26,7 @@ pub static CGROUP: Source = Source {
         Rung { hook: "raw_tp", programs: &["created_raw", "removed_raw"], misses: "" },
         Rung { hook: "tp", programs: &["created_tp", "removed_tp"], misses: "" },
     ],
+    partial: &[],
     sums: None,
 };
 

@@ -21,6 +21,7 @@ pub static IPC: Source = Source {
         Rung { hook: "raw_tp", programs: &["enter_raw", "return_raw"], misses: MISSES },
         Rung { hook: "tp", programs: &["enter_tp", "return_tp"], misses: MISSES },
     ],
+    partial: &[],
     sums: None,
 };
 

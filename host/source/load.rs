@@ -2,13 +2,15 @@
 //! out by doing it, never by its version.
 
 use std::cell::RefCell;
-use std::fs;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::{fs, io};
 
 use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, Object, ObjectBuilder, OpenObject, PrintLevel, set_print};
 
 use super::{Narrowing, Refusal, Rung, Source, State};
+use crate::event::KindSet;
 use crate::event::layout::{bytes_of, c as layout};
 
 /// How many of libbpf's last messages are kept to explain a failure: the verifier's verdict is in the last few.
@@ -45,16 +47,42 @@ static PROBE: Source = Source {
         Rung { hook: "fentry", programs: &["probe_fentry"], misses: "" },
         Rung { hook: "kprobe", programs: &["probe_kprobe"], misses: "" },
     ],
+    partial: &[],
     sums: None,
 };
 
 /// What came of them: they are tried once.
 static PROBED: [OnceLock<Result<(), Refusal>>; 2] = [const { OnceLock::new() }; 2];
 
-/// A source's programs in the kernel. They are attached for as long as `links` is there.
+/// A source's programs in the kernel.
 pub struct Loaded {
     pub object: Object,
-    pub links: Vec<Link>,
+    /// Of each program of the rung, by name, what keeps it attached; none while it is not needed.
+    links: BTreeMap<&'static str, Option<Link>>,
+}
+
+impl Loaded {
+    /// Attaches what is needed for these kinds, and detaches the rest.
+    pub fn attach(&mut self, source: &Source, kinds: KindSet) -> libbpf_rs::Result<()> {
+        for (name, link) in &mut self.links {
+            match source.kinds_of(name).and(kinds).is_empty() {
+                true => *link = None,
+                false if link.is_none() => *link = Some(attach(&self.object, name)?),
+                false => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Detaches everything.
+    pub fn detach(&mut self) {
+        self.links.clear();
+    }
+}
+
+fn attach(object: &Object, name: &str) -> libbpf_rs::Result<Link> {
+    let program = object.progs_mut().find(|program| program.name() == name);
+    program.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?.attach()
 }
 
 /// Keeps libbpf's messages for explanations instead of printing them.
@@ -105,12 +133,9 @@ fn load_rung(source: &Source, rung: &Rung, narrowing: &Narrowing) -> Result<Load
         Refusal { hook: rung.hook, reason, log: last_lines() }
     };
     let object = open_and_load(source, rung.programs, Some(narrowing)).map_err(|error| refused("load", &error))?;
-    let mut links = Vec::new();
-    for program in object.progs_mut() {
-        if rung.programs.iter().any(|name| program.name() == *name) {
-            links.push(program.attach().map_err(|error| refused("attach", &error))?);
-        }
-    }
+    let link =
+        |name: &&'static str| Ok((*name, Some(attach(&object, name).map_err(|error| refused("attach", &error))?)));
+    let links = rung.programs.iter().map(link).collect::<Result<_, Refusal>>()?;
     Ok(Loaded { object, links })
 }
 

@@ -38,6 +38,8 @@ pub struct Source {
     pub ring_bytes: u32,
     /// Ways to attach it, best first.
     pub rungs: &'static [Rung],
+    /// Programs that are needed for these kinds alone, and attached only when one of them is wanted.
+    pub partial: &'static [(&'static str, KindSet)],
     /// What it sums in the kernel.
     pub sums: Option<Sums>,
 }
@@ -58,6 +60,12 @@ impl Source {
     /// containers needs to see all; the dispatcher narrows them for the others.
     fn is_narrowed(&self) -> bool {
         self.name != cgroup::CGROUP.name
+    }
+
+    /// The kinds for which a program is needed.
+    fn kinds_of(&self, program: &str) -> KindSet {
+        let partial = self.partial.iter().find(|(name, _)| *name == program);
+        partial.map_or_else(|| self.kinds(), |(_, kinds)| *kinds)
     }
 
     /// The kinds that it gives.

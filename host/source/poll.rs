@@ -196,10 +196,13 @@ impl Reader {
             if !self.attached.contains_key(source.name) {
                 self.attach(source);
             }
-            if let Some(attached) = self.attached.get(source.name) {
+            if let Some(attached) = self.attached.get_mut(source.name) {
                 let bits = kinds.iter().filter_map(Kind::record_number).fold(0, |bits, number| bits | 1 << number);
                 select_calls(&attached.loaded.object, source, wanted);
                 control(&attached.loaded.object, c::control_key::CONTROL_WANTED, bits);
+                if let Err(error) = attached.loaded.attach(source, kinds) {
+                    log::error!("source {}: not all of its programs could be attached again: {error}", source.name);
+                }
             }
         }
         self.open_rings();
@@ -230,7 +233,7 @@ impl Reader {
                 containers.leave(name);
             }
             let Some(attached) = self.attached.get_mut(name) else { continue };
-            attached.loaded.links.clear();
+            attached.loaded.detach();
             let deadline = Instant::now() + LAST_RECORDS;
             let counts = loop {
                 self.rings.as_ref().map(RingBuffer::consume_raw);

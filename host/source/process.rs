@@ -33,6 +33,7 @@ pub static PROCESS: Source = Source {
         Rung { hook: "raw_tp", programs: &["exec_raw", "exit_raw", "fork_raw"], misses: "" },
         Rung { hook: "tp", programs: &["exec_tp", "exit_tp", "fork_tp"], misses: "" },
     ],
+    partial: &[],
     sums: None,
 };
 

@@ -42,6 +42,7 @@ pub static SECCOMP: Source = Source {
         Rung { hook: "raw_tp", programs: &["enter_raw", "return_raw", "exit_raw"], misses: MISSES },
         Rung { hook: "tp", programs: &["enter_tp", "return_tp", "exit_tp"], misses: MISSES },
     ],
+    partial: &[],
     sums: None,
 };
 

@@ -16,6 +16,7 @@ pub static SYSCALL: Source = Source {
         Rung { hook: "raw_tp", programs: &["enter_raw", "return_raw"], misses: MISSES },
         Rung { hook: "tp", programs: &["enter_tp", "return_tp"], misses: MISSES },
     ],
+    partial: &[],
     sums: Some(Sums { maps: ["counts_0", "counts_1"], record: count_record }),
 };
 

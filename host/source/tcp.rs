@@ -1,6 +1,7 @@
 //! Source tcp: connections made, accepted and ended.
 
 use super::{Rung, Source};
+use crate::event::{Kind, KindSet};
 
 /// Room for some 20,000 events.
 const RING_BYTES: u32 = 4 << 20;
@@ -39,8 +40,12 @@ pub static TCP: Source = Source {
         Rung { hook: "raw_tp", programs: &["state_raw", "return_raw"], misses: MISSES },
         Rung { hook: "tp", programs: &["state_tp", "return_tp"], misses: MISSES },
     ],
+    partial: &[("return_btf", ACCEPTS), ("return_raw", ACCEPTS), ("return_tp", ACCEPTS)],
     sums: None,
 };
+
+/// What is learnt of connections accepted from the return of the calls.
+const ACCEPTS: KindSet = KindSet::of(&[Kind::TcpAccept]);
 
 /// What nothing can see that comes later.
 const OLDER: &str = "connections older than the host";

@@ -183,10 +183,15 @@ impl Host {
     }
 
     pub fn spawn(args: &[&str]) -> Self {
+        Self::spawn_binary(Path::new(env!("CARGO_BIN_EXE_eunomia-host")), args)
+    }
+
+    /// Starts another binary than the one that was built.
+    pub fn spawn_binary(binary: &Path, args: &[&str]) -> Self {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let summary = std::env::temp_dir().join(format!("eunomia-summary-{}-{number}.json", std::process::id()));
-        let mut child = Command::new(env!("CARGO_BIN_EXE_eunomia-host"))
+        let mut child = Command::new(binary)
             .args(args)
             .arg("--summary")
             .arg(&summary)
