@@ -11,7 +11,7 @@ use std::process::Command;
 use eunomia_host::event::{Columns, Kind, KindSet};
 use eunomia_host::wit::files::{Change, FileActivity, FileOperation, FileType};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
-use support::{Folder, hooks, watch};
+use support::{Folder, each_hook, watch};
 
 fn set(kinds: &[Kind]) -> KindSet {
     kinds.iter().copied().collect()
@@ -40,7 +40,7 @@ fn reads_and_writes_are_summed_exactly_by_file_and_thread() {
     const FILES: usize = 20;
     const READS: usize = 500;
     const WRITES: usize = 250;
-    for hook in hooks("files") {
+    each_hook("files", |hook| {
         let folder = Folder::new("activity");
         let path = |number: usize| folder.0.join(format!("file-{number}"));
         let mut size = 0;
@@ -65,12 +65,12 @@ fn reads_and_writes_are_summed_exactly_by_file_and_thread() {
         let tid = rustix::thread::gettid().as_raw_nonzero().get();
         assert_eq!((event.file_type, event.task.tid), (FileType::Regular, tid.cast_unsigned()), "{hook}");
         assert!(!event.path_truncated && !event.deleted && !event.lossy);
-    }
+    });
 }
 
 #[test]
 fn what_is_in_no_directory_and_what_is_deleted_is_named() {
-    for hook in hooks("files") {
+    each_hook("files", |hook| {
         let folder = Folder::new("nameless");
         let path = folder.0.join("deleted");
         let mut inode = 0;
@@ -101,13 +101,13 @@ fn what_is_in_no_directory_and_what_is_deleted_is_named() {
             .collect();
         assert_eq!(sums(sockets.iter().copied()), (1, 1, 3, 3), "{hook}: sockets by readv and writev");
         assert!(sockets.iter().all(|event| event.path.starts_with("UNIX")), "{sockets:?}");
-    }
+    });
 }
 
 #[test]
 fn each_read_and_write_is_seen_with_its_size_and_error() {
     const TIMES: usize = 2_000;
-    for hook in hooks("files") {
+    each_hook("files", |hook| {
         let folder = Folder::new("io");
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(folder.0.join("file")).unwrap();
         let directory = File::open(&folder.0).unwrap();
@@ -127,7 +127,7 @@ fn each_read_and_write_is_seen_with_its_size_and_error() {
         assert_eq!(count(FileOperation::Read, inode, 5, 0), TIMES, "{hook}");
         assert_eq!(count(FileOperation::Read, folder_inode, 0, 21), TIMES, "{hook}: EISDIR");
         assert_eq!(seen.file_io.iter().filter(|event| event.inode == inode).count(), 2 * TIMES, "{hook}");
-    }
+    });
 }
 
 /// A bind mount of a folder, taken away at the end.
@@ -152,7 +152,7 @@ fn opened_files_are_seen_by_their_real_paths_and_failures_by_those_asked_for() {
     const EACH: usize = 80;
     const CREATED: usize = 50;
     const FAILED: usize = 50;
-    for hook in hooks("files") {
+    each_hook("files", |hook| {
         let folder = Folder::new("open");
         let base = folder.0.to_str().unwrap().to_owned();
         let deep = folder.0.join("a/b");
@@ -202,12 +202,12 @@ fn opened_files_are_seen_by_their_real_paths_and_failures_by_those_asked_for() {
         let failed: Vec<_> = own.iter().filter(|event| event.error == 2).collect();
         assert_eq!(failed.len(), FAILED, "{hook}");
         assert!(failed.iter().all(|event| event.path == format!("{base}/a/b/none")), "{hook}: {:?}", failed[0]);
-    }
+    });
 }
 
 #[test]
 fn long_paths_are_cut_at_the_front_and_marked() {
-    for hook in hooks("files") {
+    each_hook("files", |hook| {
         let folder = Folder::new("long");
         let start = File::open(&folder.0).unwrap();
         let name = "n".repeat(200);
@@ -228,13 +228,13 @@ fn long_paths_are_cut_at_the_front_and_marked() {
         assert!(activity.path_truncated, "{hook}");
         let removed = Command::new("rm").arg("-rf").arg(&folder.0).status().unwrap();
         assert!(removed.success());
-    }
+    });
 }
 
 #[test]
 fn changes_are_seen_with_both_paths_and_what_was_set() {
     const TIMES: usize = 10;
-    for hook in hooks("files") {
+    each_hook("files", |hook| {
         let folder = Folder::new("change");
         let base = folder.0.to_str().unwrap().to_owned();
         let at = |name: &str| folder.0.join(name);
@@ -280,5 +280,5 @@ fn changes_are_seen_with_both_paths_and_what_was_set() {
         assert_eq!((chown.new_uid, chown.new_gid, chown.path == path("two")), (Some(1), None, true), "{hook}");
         let truncate = own.iter().find(|event| event.change == Change::Truncate).unwrap();
         assert_eq!((truncate.new_size, truncate.new_uid), (Some(77), None), "{hook}");
-    }
+    });
 }

@@ -10,7 +10,7 @@ use eunomia_host::event::{Columns, Kind, KindSet};
 use eunomia_host::wit::seccomp::Action;
 use eunomia_host::wit::syscall::Abi;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
-use support::{CALLS, hooks, is_tracepoint, run_calls, watch};
+use support::{CALLS, each_hook, is_tracepoint, run_calls, watch};
 
 const GETPPID: u32 = 110;
 
@@ -83,7 +83,7 @@ fn actions(seen: &Columns, pid: u32) -> Vec<Action> {
 
 #[test]
 fn each_action_of_a_filter_is_seen() {
-    for hook in hooks("seccomp") {
+    each_hook("seccomp", |hook| {
         let kinds = [Kind::SeccompAction].into_iter().collect::<KindSet>();
         let mut pids = BTreeMap::new();
         let mut killed = Vec::new();
@@ -115,12 +115,12 @@ fn each_action_of_a_filter_is_seen() {
         // Tracepoints say that they miss these.
         let logged = if is_tracepoint(hook) { 0 } else { TIMES };
         assert_eq!(actions(&seen, pids["log"]), vec![Action::Log; logged], "{hook}");
-    }
+    });
 }
 
 #[test]
 fn what_a_supervisor_answers_is_seen() {
-    for hook in hooks("seccomp") {
+    each_hook("seccomp", |hook| {
         let mut pid = 0;
         let seen = watch(hook, [Kind::SeccompAction].into_iter().collect::<KindSet>(), || {
             pid = run_calls("user-notif").expect("every kernel has it").0;
@@ -133,17 +133,17 @@ fn what_a_supervisor_answers_is_seen() {
             if is_tracepoint(hook) { (Action::Errno, &errors[..2 * CALLS]) } else { (Action::UserNotif, &errors[..]) };
         assert_eq!(did.iter().map(|event| event.errno).collect::<Vec<_>>(), seen, "{hook}");
         assert!(did.iter().all(|event| event.action == action), "{hook}: {:?}", did[0]);
-    }
+    });
 }
 
 #[test]
 fn what_a_tracer_is_asked_is_seen() {
-    for hook in hooks("seccomp") {
+    each_hook("seccomp", |hook| {
         let mut child = 0;
         let seen = watch(hook, [Kind::SeccompAction].into_iter().collect::<KindSet>(), || {
             child = run_calls("trace").expect("every kernel has it").1;
         });
         let asked = if is_tracepoint(hook) { 0 } else { CALLS };
         assert_eq!(actions(&seen, child), vec![Action::Trace; asked], "{hook}");
-    }
+    });
 }

@@ -72,7 +72,7 @@ fn executes_from_another_thread() {
 
 #[test]
 fn every_field_of_exec_is_right() {
-    for hook in support::hooks("process") {
+    support::each_hook("process", |hook| {
         let folder = Folder::new("fields");
         let script = folder.0.join("script");
         fs::write(&script, "#!/bin/sh\nexit 0\n").unwrap();
@@ -114,12 +114,12 @@ fn every_field_of_exec_is_right() {
         let total: usize = long.args.iter().map(|arg| arg.len() + 1).sum();
         assert!(long.args_truncated && total >= 4096, "{total} bytes");
         assert_eq!(long.args[2], "x".repeat(5_000));
-    }
+    });
 }
 
 #[test]
 fn files_in_memory_deleted_ones_and_deep_folders_are_told() {
-    for hook in support::hooks("process") {
+    support::each_hook("process", |hook| {
         let folder = Folder::new("files");
         let binary = fs::read("/bin/true").unwrap();
         let gone = folder.0.join("gone");
@@ -147,7 +147,7 @@ fn files_in_memory_deleted_ones_and_deep_folders_are_told() {
         assert!(deleted.exe_deleted && !deleted.exe_memfd, "{deleted:?}");
         assert_eq!(deleted.exe, gone.to_str().unwrap());
         assert_eq!(seen.exec_with("deep").cwd, deep.to_str().unwrap());
-    }
+    });
 }
 
 /// Executes an open file.
@@ -159,7 +159,7 @@ fn run_open(file: &fs::File, arg: &str) {
 
 #[test]
 fn a_containers_writable_layer_is_told_from_its_image() {
-    for hook in support::hooks("process") {
+    support::each_hook("process", |hook| {
         let folder = Folder::new("overlay");
         let [lower, upper, work, merged] = ["lower", "upper", "work", "merged"].map(|name| folder.0.join(name));
         for path in [&lower, &upper, &work, &merged] {
@@ -180,13 +180,13 @@ fn a_containers_writable_layer_is_told_from_its_image() {
         assert_eq!(seen.exec_with("overlay-image").exe_upper_layer, Some(false));
         assert_eq!(seen.exec_with("overlay-written").exe_upper_layer, Some(true));
         assert_eq!(seen.exec_with("overlay-written").exe, merged.join("written").to_str().unwrap());
-    }
+    });
 }
 
 #[test]
 fn processes_of_several_threads_execute_and_exit_once() {
     const ROUNDS: usize = 30;
-    for hook in support::hooks("process") {
+    support::each_hook("process", |hook| {
         let mut exited = Vec::new();
         let mut executed = Vec::new();
         let seen = watch(hook, || {
@@ -219,12 +219,12 @@ fn processes_of_several_threads_execute_and_exit_once() {
             assert_eq!((exit.code, exit.task.comm.as_str()), (0, "true"));
             assert_eq!(exit.task.start_time, threads[pid].task.start_time, "the same process");
         }
-    }
+    });
 }
 
 #[test]
 fn a_fork_is_told_with_its_child_and_threads_are_not() {
-    for hook in support::hooks("process") {
+    support::each_hook("process", |hook| {
         let (mut child, mut threaded) = (0, 0);
         let seen = watch(hook, || {
             let mut process = Command::new("/bin/true").spawn().unwrap();
@@ -238,7 +238,7 @@ fn a_fork_is_told_with_its_child_and_threads_are_not() {
         assert_eq!(forks.len(), 1);
         assert_eq!(forks[0].task.pid, std::process::id());
         assert!(!seen.fork.iter().any(|fork| fork.task.pid == threaded), "threads are no forks");
-    }
+    });
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn what_runs_already_is_known() {
 
 #[test]
 fn a_process_in_a_pid_namespace_is_told_by_its_pid_outside() {
-    for hook in support::hooks("process") {
+    support::each_hook("process", |hook| {
         let mut inside = None;
         let seen = watch(hook, || inside = support::run_calls("other-pids"));
         let (_, pid) = inside.unwrap();
@@ -271,7 +271,7 @@ fn a_process_in_a_pid_namespace_is_told_by_its_pid_outside() {
         let own = fs::read_link("/proc/self/ns/pid").unwrap();
         assert_ne!(format!("pid:[{}]", exec.task.pid_ns), own.to_str().unwrap());
         assert_eq!(seen.exit_of(pid).task.pid_ns, exec.task.pid_ns);
-    }
+    });
 }
 
 #[test]
@@ -284,7 +284,9 @@ fn the_best_hook_that_works_is_taken_and_said() {
         let State::Attached { hook, why_not_better, .. } = &state.state else { panic!("{state:?}") };
         let source = SOURCES.iter().find(|source| source.name == state.source).unwrap();
         let place = |hook: &str| source.rungs.iter().position(|rung| rung.hook == hook).unwrap();
-        assert!(place(hook) <= place(expected), "expected {expected} or better: {state:?}");
+        let interrupted = why_not_better.iter().any(|refusal| refusal.reason.contains("interrupts"));
+        assert!(!interrupted || support::may_skip(), "{state:?}");
+        assert!(place(hook) <= place(expected) || interrupted, "expected {expected} or better: {state:?}");
         assert_eq!(why_not_better.len(), place(hook), "every better one is accounted for: {state:?}");
     }
 }

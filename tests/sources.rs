@@ -13,7 +13,7 @@ use eunomia_host::source::Wanted;
 use eunomia_host::wit::ipc::{ObjectKind, Verdict};
 use eunomia_host::wit::syscall::Abi;
 use eunomia_host::wit::tcp::{Direction, Family};
-use support::{CALLS, hooks, is_tracepoint, run_calls, skipped, watch};
+use support::{CALLS, each_hook, is_tracepoint, run_calls, skipped, watch};
 
 /// Of x86-64.
 const GETPPID: u32 = 110;
@@ -37,7 +37,7 @@ fn sum_of(columns: &Columns, number: u32) -> (u64, u64) {
 fn a_million_calls_of_four_threads_are_summed_exactly() {
     const THREADS: u64 = 4;
     const CALLS: u64 = 250_000;
-    for hook in hooks("syscall") {
+    each_hook("syscall", |hook| {
         let seen = watch(hook, set(&[Kind::SyscallCount]), || {
             std::thread::scope(|scope| {
                 for _ in 0..THREADS {
@@ -56,13 +56,13 @@ fn a_million_calls_of_four_threads_are_summed_exactly() {
         // Of this process alone: others on the machine may make 32-bit calls.
         let mut own = seen.syscall_count.iter().filter(|count| count.task.pid == own_pid());
         assert!(own.all(|count| count.abi == Abi::Native && count.count >= count.errors), "{hook}");
-    }
+    });
 }
 
 #[test]
 fn calls_that_nobody_selects_do_not_leave_the_kernel() {
     const CALLS: usize = 1_000;
-    for hook in hooks("syscall") {
+    each_hook("syscall", |hook| {
         let names = |names: &[&str]| CallSet::named(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
         let mut wanted = Wanted::from(set(&[Kind::Syscall, Kind::SyscallCount]));
         wanted.calls.insert(Kind::Syscall, names(&["getppid"]).unwrap());
@@ -76,13 +76,13 @@ fn calls_that_nobody_selects_do_not_leave_the_kernel() {
         // Of the other kind all are wanted.
         assert_eq!(sum_of(&seen, GETPPID), (CALLS as u64, 0), "{hook}");
         assert_eq!(sum_of(&seen, GETUID), (CALLS as u64, 0), "{hook}");
-    }
+    });
 }
 
 #[test]
 fn calls_and_returns_are_seen_one_by_one_with_their_arguments() {
     const CALLS: usize = 5_000;
-    for hook in hooks("syscall") {
+    each_hook("syscall", |hook| {
         let directory = fs::File::open("/").unwrap();
         let seen = watch(hook, set(&[Kind::Syscall, Kind::SyscallReturn]), || {
             let mut bytes = [0; 77];
@@ -103,7 +103,7 @@ fn calls_and_returns_are_seen_one_by_one_with_their_arguments() {
         assert!(returns.iter().all(|back| back.duration > 0 && back.start_time == calls[0].start_time));
         let thread = fs::read_to_string("/proc/thread-self/comm").unwrap();
         assert_eq!(calls[0].comm.low.to_le_bytes()[..4], thread.as_bytes()[..4]);
-    }
+    });
 }
 
 /// What is seen of the workload `ipc` or `ipc-compat`; none where this kernel does not have such calls.
@@ -143,28 +143,28 @@ fn check_ipc(hook: &str, pid: u32, seen: &Columns) {
 
 #[test]
 fn access_to_system_v_objects_is_seen_with_owners_and_verdict() {
-    for hook in hooks("ipc") {
+    each_hook("ipc", |hook| {
         let (pid, seen) = ipc(hook, "ipc").expect("every kernel has it");
         check_ipc(hook, pid, &seen);
-    }
+    });
 }
 
 #[test]
 fn access_by_32_bit_calls_is_seen_or_said_to_be_missed() {
-    for hook in hooks("ipc") {
+    each_hook("ipc", |hook| {
         let Some((pid, seen)) = ipc(hook, "ipc-compat") else { return };
         if is_tracepoint(hook) {
             assert!(seen.ipc_access.iter().all(|access| access.task.pid != pid), "{hook}: as it says");
         } else {
             check_ipc(hook, pid, &seen);
         }
-    }
+    });
 }
 
 #[test]
 fn calls_through_other_entries_are_told_apart() {
     const COMPAT_GETPPID: u32 = 64;
-    for hook in hooks("syscall") {
+    each_hook("syscall", |hook| {
         let mut ran = None;
         let seen = watch(hook, set(&[Kind::Syscall, Kind::SyscallReturn]), || ran = run_calls("other-abis"));
         let Some((pid, _)) = ran else { return };
@@ -182,7 +182,7 @@ fn calls_through_other_entries_are_told_apart() {
         let values = returns(Abi::X32, GETPPID);
         assert!(values == [-38; CALLS] || values == [i64::from(own_pid()); CALLS], "{hook}: {values:?}");
         assert_eq!(calls(Abi::Native, GETPPID), 0, "{hook}");
-    }
+    });
 }
 
 fn echo_server(address: &str) -> (SocketAddr, std::thread::JoinHandle<()>) {
@@ -205,7 +205,7 @@ fn echo_server(address: &str) -> (SocketAddr, std::thread::JoinHandle<()>) {
 fn connections_are_seen_from_both_ends_with_their_bytes() {
     const EACH: usize = 500;
     const REFUSED: usize = 100;
-    for hook in hooks("tcp") {
+    each_hook("tcp", |hook| {
         let kinds = set(&[Kind::TcpConnect, Kind::TcpAccept, Kind::TcpClose]);
         let (mut ipv4, mut ipv6) = (0, 0);
         let seen = watch(hook, kinds, || {
@@ -257,7 +257,7 @@ fn connections_are_seen_from_both_ends_with_their_bytes() {
         assert_eq!(of_port(ipv6, Family::Ipv6), EACH + 1, "{hook}");
         let mapped = accepts.iter().filter(|event| event.endpoints.source_address == "127.0.0.1");
         assert_eq!(mapped.count(), 2 * EACH + 1, "{hook}: IPv4 through an IPv6 socket counts as IPv4");
-    }
+    });
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn a_connect_that_ends_before_a_packet_is_sent_is_told_with_its_error() {
     const ENETUNREACH: u32 = 101;
     // Nobody can connect to a group.
     let groups = ["224.0.0.1:9", "[ff02::1]:9", "[::ffff:224.0.0.1]:9"];
-    for hook in hooks("tcp") {
+    each_hook("tcp", |hook| {
         let seen = watch(hook, set(&[Kind::TcpConnect, Kind::TcpClose]), || {
             for group in groups {
                 (0..CALLS).for_each(|_| assert!(TcpStream::connect(group).is_err()));
@@ -286,12 +286,12 @@ fn a_connect_that_ends_before_a_packet_is_sent_is_told_with_its_error() {
         assert_eq!(to("ff02::1", Family::Ipv6), each, "{hook}");
         assert_eq!(connects.len(), 3 * each, "{hook}");
         assert!(seen.tcp_close.iter().all(|event| event.task.pid != own_pid()), "{hook}");
-    }
+    });
 }
 
 #[test]
 fn a_connect_that_does_not_wait_is_told_when_it_completes() {
-    for hook in hooks("tcp") {
+    each_hook("tcp", |hook| {
         let mut pid = 0;
         let seen = watch(hook, set(&[Kind::TcpConnect, Kind::TcpAccept]), || {
             pid = run_calls("connect-later").expect("every kernel has it").0;
@@ -299,12 +299,12 @@ fn a_connect_that_does_not_wait_is_told_when_it_completes() {
         let errors = seen.tcp_connect.iter().filter(|event| event.task.pid == pid).map(|event| event.error);
         assert_eq!(errors.collect::<Vec<_>>(), [[0; CALLS], [111; CALLS]].concat(), "{hook}");
         assert_eq!(seen.tcp_accept.iter().filter(|event| event.task.pid == pid).count(), CALLS, "{hook}");
-    }
+    });
 }
 
 #[test]
 fn connections_in_another_network_namespace_are_told_with_it() {
-    for hook in hooks("tcp") {
+    each_hook("tcp", |hook| {
         let (mut pid, mut net_ns) = (0, 0);
         let seen = watch(hook, set(&[Kind::TcpConnect, Kind::TcpAccept]), || {
             (pid, net_ns) = run_calls("other-network").expect("every kernel has it");
@@ -314,24 +314,24 @@ fn connections_in_another_network_namespace_are_told_with_it() {
         let ends: Vec<_> = connects.chain(accepts).collect();
         assert_eq!(ends.len(), 2 * CALLS, "{hook}");
         assert!(ends.iter().all(|ends| ends.net_ns == net_ns), "{hook}");
-    }
+    });
 }
 
 #[test]
 fn an_accept_by_io_uring_is_seen_or_said_to_be_missed() {
-    for hook in hooks("tcp") {
+    each_hook("tcp", |hook| {
         let mut ran = None;
         let seen = watch(hook, set(&[Kind::TcpAccept]), || ran = run_calls("accept-by-ring"));
         let Some((pid, _)) = ran else { return };
         let accepts = seen.tcp_accept.iter().filter(|event| event.task.pid == pid).count();
         assert_eq!(accepts, if is_tracepoint(hook) { 0 } else { CALLS }, "{hook}");
-    }
+    });
 }
 
 #[test]
 fn cgroups_are_seen_being_made_and_removed() {
     let trees = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
-    for hook in hooks("cgroup") {
+    each_hook("cgroup", |hook| {
         let tree = trees.iter().find(|tree| Path::new(tree).join("cgroup.procs").exists()).expect("a unified tree");
         let name = format!("eunomia-test-{}", own_pid());
         let inner = Path::new(tree).join(&name).join("inner");
@@ -351,5 +351,5 @@ fn cgroups_are_seen_being_made_and_removed() {
         assert_eq!((created[49].id, removed[49].id, created[49].hierarchy), (id, id, 0));
         assert_eq!(created[0].level, removed[0].level);
         assert_eq!(created[0].task.pid, own_pid());
-    }
+    });
 }

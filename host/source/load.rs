@@ -4,12 +4,11 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::OnceLock;
 use std::{fs, io};
 
 use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, Object, ObjectBuilder, OpenObject, PrintLevel, set_print};
 
-use super::{Narrowing, Refusal, Rung, Source, State};
+use super::{Narrowing, Refusal, Rung, Source, State, probe};
 use crate::event::KindSet;
 use crate::event::layout::{bytes_of, c as layout};
 
@@ -37,22 +36,6 @@ thread_local! {
     // Of this thread: sources are probed side by side.
     static LAST_MESSAGES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
-
-/// One small program for each class of hooks that whole kernels lack: `bpf/probe.bpf.c`.
-static PROBE: Source = Source {
-    name: "probe",
-    object: include_bytes!(concat!(env!("OUT_DIR"), "/probe.bpf.o")),
-    ring_bytes: 1 << 12,
-    rungs: &[
-        Rung { hook: "fentry", programs: &["probe_fentry"], misses: "" },
-        Rung { hook: "kprobe", programs: &["probe_kprobe"], misses: "" },
-    ],
-    partial: &[],
-    sums: None,
-};
-
-/// What came of them: they are tried once.
-static PROBED: [OnceLock<Result<(), Refusal>>; 2] = [const { OnceLock::new() }; 2];
 
 /// A source's programs in the kernel.
 pub struct Loaded {
@@ -101,32 +84,45 @@ pub fn quiet_libbpf() {
 pub fn load(source: &Source, narrowing: &Narrowing) -> (Option<Loaded>, State) {
     let wide = Narrowing { hooks: narrowing.hooks.clone(), exclude_pid: narrowing.exclude_pid, ..Default::default() };
     let narrowing = if source.is_narrowed() { narrowing } else { &wide };
-    let mut why = Vec::new();
+    let allowed = |rung: &Rung| narrowing.hooks.is_empty() || narrowing.hooks.iter().any(|hook| hook == rung.hook);
+    let attempt = |rung: &Rung| probe::granted(rung.hook).and_then(|()| load_rung(source, rung, narrowing));
+    let (mut why, mut interrupted) = (Vec::new(), Vec::new());
     for rung in source.rungs {
-        if !narrowing.hooks.is_empty() && !narrowing.hooks.iter().any(|hook| hook == rung.hook) {
-            why.push(Refusal { hook: rung.hook, reason: "left out by --hooks".to_owned(), log: Vec::new() });
-            continue;
-        }
-        match granted(rung.hook).and_then(|()| load_rung(source, rung, narrowing)) {
-            Ok(loaded) => {
-                let state = State::Attached { hook: rung.hook, misses: rung.misses, why_not_better: why };
-                return (Some(loaded), state);
+        let refusal = if !allowed(rung) {
+            Refusal::of(rung, "left out by --hooks")
+        } else if probe::granted(rung.hook).is_ok()
+            && source.rungs.iter().any(|other| allowed(other) && is_calmer(other, rung))
+        {
+            interrupted.push(rung);
+            Refusal::of(rung, "this kernel interrupts such programs, and leaves out their runs meanwhile")
+        } else {
+            match attempt(rung) {
+                Ok(loaded) => return (Some(loaded), attached(rung, why)),
+                Err(refusal) => refusal,
             }
+        };
+        why.push(refusal);
+    }
+    for rung in interrupted {
+        why.retain(|refusal| refusal.hook != rung.hook);
+        match attempt(rung) {
+            Ok(loaded) => return (Some(loaded), attached(rung, why)),
             Err(refusal) => why.push(refusal),
         }
     }
     (None, State::Failed { why })
 }
 
-/// Whether this kernel grants such hooks at all, found out by a small program: loading a whole source for it takes long.
-fn granted(hook: &'static str) -> Result<(), Refusal> {
-    match PROBE.rungs.iter().zip(&PROBED).find(|(rung, _)| rung.hook == hook) {
-        Some((rung, probed)) => probed.get_or_init(|| load_rung(&PROBE, rung, &Narrowing::default()).map(drop)).clone(),
-        None => Ok(()),
-    }
+fn attached(rung: &Rung, why_not_better: Vec<Refusal>) -> State {
+    State::Attached { hook: rung.hook, misses: rung.misses, why_not_better }
 }
 
-fn load_rung(source: &Source, rung: &Rung, narrowing: &Narrowing) -> Result<Loaded, Refusal> {
+/// Whether a rung sees as much as another, and is not interrupted as that one is.
+fn is_calmer(rung: &Rung, other: &Rung) -> bool {
+    rung.misses == other.misses && probe::is_interrupted(other.hook) && rung.hook == probe::NEVER_INTERRUPTED
+}
+
+pub(super) fn load_rung(source: &Source, rung: &Rung, narrowing: &Narrowing) -> Result<Loaded, Refusal> {
     LAST_MESSAGES.with_borrow_mut(Vec::clear);
     let refused = |step: &str, error: &libbpf_rs::Error| {
         let reason = explain(rung.hook, step, error);

@@ -7,6 +7,7 @@ mod files;
 mod ipc;
 mod load;
 mod poll;
+mod probe;
 mod process;
 mod seccomp;
 mod syscall;
@@ -167,6 +168,12 @@ pub struct Refusal {
     /// The last that the kernel's verifier said.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<String>,
+}
+
+impl Refusal {
+    fn of(rung: &Rung, reason: &str) -> Self {
+        Refusal { hook: rung.hook, reason: reason.to_owned(), log: Vec::new() }
+    }
 }
 
 /// The state of a source.
