@@ -36,11 +36,21 @@ do the work see it: that is why they stand higher. What each hook misses is said
 
 ## Kernels with full preemption
 
-Kernels built for or started with full preemption (`preempt=full`; all newer ones for x86-64) interrupt BPF programs to run another
-thread, and as long as one is interrupted they skip it for all other threads of that CPU. In a storm of calls by more threads than
-CPUs this was a quarter of all calls on Linux 7.2 by `tp_btf` and `raw_tp`, and a thousandth by `tp`. The kernel counts it, and so
-does the host: the summary has it under `lost`, as `skipped`, and the log says it. It is the most that can be missing, for not every
-run of a program makes an event.
+Kernels built for or started with full preemption (`preempt=full`; all newer ones for x86-64) may interrupt BPF programs to run
+another thread, and as long as one is interrupted they skip it for all other threads of that CPU. In a storm of calls by more
+threads than CPUs this was a quarter of all calls on Linux 7.2 by `tp_btf` and `raw_tp`, and a thousandth by `tp`. The kernel counts
+it, and so does the host: the summary has it under `lost`, as `skipped`, and the log says it. It is the most that can be missing,
+for not every run of a program makes an event.
+
+So the host finds out whether this kernel interrupts programs on tracepoints (those before Linux 7 do not), and then takes `tp`,
+which forbids it, before `tp_btf` and `raw_tp`. On a kernel with full preemption `tp` or a tracepoint that it does not interrupt also
+stands before `fentry` where that sees no more. Where debugfs is not mounted, a kernel that can change its preemption while it runs
+counts as one with full preemption.
+
+## Reads and writes by kprobes
+
+The source `files` has no rung `kprobe`. The kernel follows only a few returns of a function at the same time (ten, or two for
+each CPU if that is more), and a read may wait for ever: a handful of idle terminals would hide the reads of all others.
 ";
 
 const TESTED: &str = "\
