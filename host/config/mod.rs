@@ -63,6 +63,9 @@ pub enum Command {
     },
     /// Show the versions of the host and of the plugin interface
     Version,
+    /// What the host calls itself for: compiles the plugin on standard input to machine code on standard output
+    #[command(hide = true)]
+    Compile,
 }
 
 #[derive(Args, Debug)]
@@ -110,6 +113,12 @@ struct RunArgs {
     /// Write the summary to this file, as JSON, at the end
     #[arg(long, value_name = "FILE")]
     summary: Option<PathBuf>,
+    /// Keep plugins' machine code in this folder, which nobody else may write [root's default: /var/cache/eunomia-host]
+    #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
+    cache: Option<PathBuf>,
+    /// Compile plugins at each start
+    #[arg(long)]
+    no_cache: bool,
 }
 
 /// The same from a file.
@@ -138,6 +147,9 @@ struct ConfigFile {
     duration: Option<f64>,
     alerts: Option<AlertFormat>,
     summary: Option<PathBuf>,
+    cache: Option<PathBuf>,
+    #[serde(default)]
+    no_cache: bool,
     /// `[plugin.NAME]`: the same as NAME.toml, and read after it.
     #[serde(default)]
     plugin: std::collections::BTreeMap<String, SettingsTable>,
@@ -172,7 +184,21 @@ pub struct Config {
     pub alerts: AlertFormat,
     /// Where the summary goes.
     pub summary: Option<PathBuf>,
+    /// Where machine code is kept.
+    pub cache: CacheFolder,
     settings: std::collections::BTreeMap<String, SettingsTable>,
+}
+
+/// Where machine code is kept from one run to the next.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub enum CacheFolder {
+    /// In the usual place, if it can be used.
+    #[default]
+    Usual,
+    /// In this folder, or the host does not start.
+    Named(PathBuf),
+    /// Nowhere.
+    None,
 }
 
 impl Cli {
@@ -207,6 +233,11 @@ impl RunArgs {
             duration: duration.context("the duration must be a positive number of seconds")?,
             alerts: self.alerts.or(file.alerts).unwrap_or_default(),
             summary: self.summary.or(file.summary),
+            cache: match (self.no_cache, self.cache, file.no_cache, file.cache) {
+                (true, ..) | (false, None, true, _) => CacheFolder::None,
+                (_, Some(folder), ..) | (_, None, false, Some(folder)) => CacheFolder::Named(folder),
+                (false, None, false, None) => CacheFolder::Usual,
+            },
             settings: file.plugin,
         };
         config.check()?;
@@ -292,6 +323,25 @@ mod tests {
         assert_eq!(config(&["--plugin", "a.wasm", "--events", "all"]).unwrap().events, Some(KindSet::all()));
         let error = config(&["--plugin", "a.wasm", "--events", "execs"]).unwrap_err().to_string();
         assert!(error.contains("'execs'"), "{error}");
+    }
+
+    #[test]
+    fn machine_code_is_kept_in_the_usual_place_unless_somebody_says_otherwise() {
+        let cache = |more: &[&str]| config(&[&["--plugin", "a.wasm"], more].concat()).unwrap().cache;
+        assert_eq!(cache(&[]), CacheFolder::Usual);
+        assert_eq!(cache(&["--cache", "/a"]), CacheFolder::Named("/a".into()));
+        assert_eq!(cache(&["--no-cache"]), CacheFolder::None);
+        assert!(config(&["--plugin", "a.wasm", "--no-cache", "--cache", "/a"]).is_err());
+        let path = std::env::temp_dir().join(format!("eunomia-cache-{}.toml", std::process::id()));
+        let from_file = |text: &str, more: &[&str]| {
+            std::fs::write(&path, text).unwrap();
+            cache(&[&["--config", path.to_str().unwrap()], more].concat())
+        };
+        assert_eq!(from_file("no-cache = true", &[]), CacheFolder::None);
+        assert_eq!(from_file("no-cache = true", &["--cache", "/b"]), CacheFolder::Named("/b".into()));
+        assert_eq!(from_file("cache = '/a'", &[]), CacheFolder::Named("/a".into()));
+        assert_eq!(from_file("cache = '/a'", &["--no-cache"]), CacheFolder::None);
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

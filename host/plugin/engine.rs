@@ -7,8 +7,13 @@ use std::time::Duration;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Engine, Result, Strategy, WasmBacktraceDetails};
 
+use super::machine_code;
 use super::services::State;
+use crate::compile::{Compiler, MachineCode};
 use crate::wit;
+
+/// The engine's version, on which machine code depends.
+pub(super) const ENGINE_VERSION: &str = "48.0.8";
 
 /// How often a running plugin is looked at: it yields to the others, and its deadline is counted in these slices.
 pub const SLICE: Duration = Duration::from_millis(1);
@@ -30,26 +35,17 @@ const FIBER_STACK_BYTES: usize = STACK_BYTES + (512 << 10);
 pub struct Runtime {
     pub(super) engine: Engine,
     pub(super) linker: Arc<Linker<State>>,
+    compiler: Arc<Compiler>,
+    /// What the engine's machine code depends on.
+    identity: Arc<[u8]>,
     /// Calls that run now.
     pub(super) running: Arc<AtomicUsize>,
 }
 
 impl Runtime {
     /// Starts the engine and the thread that counts its epochs, which ends with the last clone of the engine.
-    pub fn new() -> Result<Self> {
-        let mut config = Config::new();
-        config
-            .strategy(Strategy::Cranelift)
-            .epoch_interruption(true)
-            // A call costs 3 to 5 times as much with it, and no plugin needs it.
-            .concurrency_support(false)
-            .gc_support(false)
-            .wasm_multi_memory(false)
-            .wasm_memory64(false)
-            .wasm_backtrace_details(WasmBacktraceDetails::Disable)
-            .max_wasm_stack(STACK_BYTES)
-            .async_stack_size(FIBER_STACK_BYTES);
-        let engine = Engine::new(&config)?;
+    pub fn new(compiler: Compiler) -> Result<Self> {
+        let engine = engine()?;
         let weak = engine.weak();
         // A thread of its own: a task among the plugins' could be starved by the very plugin it is to stop.
         let running = Arc::new(AtomicUsize::new(0));
@@ -67,6 +63,38 @@ impl Runtime {
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         wit::Plugin::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
-        Ok(Runtime { engine, linker: Arc::new(linker), running })
+        let identity = machine_code::identity(&engine).into();
+        Ok(Runtime { engine, linker: Arc::new(linker), compiler: Arc::new(compiler), identity, running })
+    }
+
+    /// Has a component compiled. Takes a processor's time: for a thread that may block.
+    pub(super) fn compile(&self, component: &[u8]) -> anyhow::Result<MachineCode> {
+        self.compiler.compile(&self.identity, component)
+    }
+}
+
+/// An engine with this host's settings: the one that runs plugins, and those that compile them.
+pub(super) fn engine() -> Result<Engine> {
+    let mut config = Config::new();
+    config
+        .strategy(Strategy::Cranelift)
+        .epoch_interruption(true)
+        // A call costs 3 to 5 times as much with it, and no plugin needs it.
+        .concurrency_support(false)
+        .gc_support(false)
+        .wasm_multi_memory(false)
+        .wasm_memory64(false)
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        .max_wasm_stack(STACK_BYTES)
+        .async_stack_size(FIBER_STACK_BYTES);
+    Engine::new(&config)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_engines_version_is_the_one_that_is_built() {
+        let pinned = format!("wasmtime = {{ version = \"={}\"", super::ENGINE_VERSION);
+        assert!(include_str!("../../Cargo.toml").contains(&pinned), "Cargo.toml has another version than {pinned}");
     }
 }

@@ -9,6 +9,7 @@ mod instance;
 mod life;
 mod limits;
 mod lower;
+mod machine_code;
 mod services;
 mod streams;
 
@@ -24,6 +25,7 @@ pub use engine::Runtime;
 pub use grants::{Address, Grants, Upstream};
 pub use life::{CallCounts, OnFault};
 pub use limits::Limits;
+pub use machine_code::compile;
 pub use services::Outlets;
 
 use crate::dispatch::{CGROUP_KINDS, Member, Place, Queue};

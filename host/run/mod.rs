@@ -11,11 +11,12 @@ use anyhow::{Context, Result, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::block_in_place;
 
-use crate::config::{Command, Config};
+use crate::compile::{self, Cache, Compiler};
+use crate::config::{CacheFolder, Command, Config};
 use crate::directory::{Change, Directory};
 use crate::dispatch::{Containers, Dispatcher, Message, Only, Processes, Tree, Watch};
 use crate::output::{self, Writer};
-use crate::plugin::{Outlets, Runtime};
+use crate::plugin::{self, Outlets, Runtime};
 use crate::source::{self, JudgedCgroups, Narrowing, Poller};
 use host::Host;
 use summary::Summary;
@@ -28,12 +29,17 @@ const MIN_WORKERS: usize = 2;
 
 /// Does what the command line says.
 pub fn run(command: Result<Command, Config>) -> Result<()> {
+    if let Ok(Command::Compile) = command {
+        // It gives up its power, so it must not have a second thread.
+        return compile::answer(plugin::compile);
+    }
     let workers = std::thread::available_parallelism().map_or(MIN_WORKERS, |cores| cores.get().max(MIN_WORKERS));
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     let outcome = match command {
         Ok(Command::Sources { json, verbose, hooks }) => show::sources(json, verbose, &hooks),
         Ok(Command::Inspect { file }) => show::inspect(&file),
         Ok(Command::Version) => show::version(),
+        Ok(Command::Compile) => unreachable!("it was done above"),
         Err(config) => tokio.block_on(tokio.spawn(run_plugins(config)))?,
     };
     // A plugin that is stuck must not keep the host from ending.
@@ -80,7 +86,8 @@ async fn run_plugins(config: Config) -> Result<()> {
     let duration = config.duration;
     let summary_file = config.summary.clone();
     let mut directory = config.plugin_dir.as_deref().map(Directory::new);
-    let mut host = Host::new(Runtime::new()?, outlets, messages.clone(), poller, config);
+    let runtime = Runtime::new(Compiler::of_this_program(cache(&config.cache)?))?;
+    let mut host = Host::new(runtime, outlets, messages.clone(), poller, config);
 
     let mut nothing_works = host.load_named().await;
     if let Some(directory) = &mut directory {
@@ -117,6 +124,14 @@ async fn run_plugins(config: Config) -> Result<()> {
     match summary_file {
         Some(path) => summary.write(&path),
         None => Ok(()),
+    }
+}
+
+fn cache(folder: &CacheFolder) -> Result<Option<Cache>> {
+    match folder {
+        CacheFolder::Usual => Ok(Cache::usual()),
+        CacheFolder::Named(path) => Cache::open(path).map(Some),
+        CacheFolder::None => Ok(None),
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::compile::Compiler;
 use crate::config::{read_settings, settings_file};
 use crate::event::{Kind, KindSet};
 use crate::plugin::{Compiled, INTERFACE_VERSION, PACKAGE, Runtime};
@@ -57,7 +58,7 @@ pub fn sources(json: bool, verbose: bool, hooks: &[String]) -> Result<()> {
 
 pub fn inspect(file: &Path) -> Result<()> {
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let runtime = Runtime::new()?;
+    let runtime = Runtime::new(Compiler::of_this_program(None))?;
     let compiled = Compiled::new(&runtime, &bytes).with_context(|| file.display().to_string())?;
     let settings = settings_file(file);
     let grants = read_settings(&settings)?.grants;

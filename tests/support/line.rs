@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use eunomia_host::compile::Compiler;
 use eunomia_host::dispatch::{
     Containers, DispatchCounts, Dispatcher, KindCounts, Member, Message, Only, Processes, Tree, Watch,
 };
@@ -61,7 +62,8 @@ impl Line {
 
     /// One that finds these cgroups when it starts, and whose run is narrowed.
     pub fn with(cgroups: Vec<Cgroup>, watch: Option<Watch>, only: Only) -> Self {
-        let runtime = Runtime::new().unwrap();
+        let compiler = Compiler::new(Path::new(env!("CARGO_BIN_EXE_eunomia-host")), None);
+        let runtime = Runtime::new(compiler).unwrap();
         let captured = Captured::default();
         let (output, writer) = output::start_on(Box::new(captured.clone()), false, AlertFormat::Json).unwrap();
         let processes = Arc::new(Processes::new(Box::new(|_| None)));

@@ -1,0 +1,71 @@
+//! From a plugin's bytes to machine code: compiled by a process that can do nothing else, and kept in a cache. It knows
+//! processes and files, and nothing of how code is compiled or run.
+
+mod cache;
+mod child;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use sha2::{Digest, Sha256};
+
+pub use cache::Cache;
+pub use child::answer;
+
+/// The largest plugin file. Python's and JavaScript's run times have 10 to 40 MiB.
+pub const MAX_PLUGIN_BYTES: usize = 64 << 20;
+
+/// The most machine code of one plugin; it is some five times as large as the plugin.
+const MAX_CODE_BYTES: usize = 512 << 20;
+
+/// What tells one plugin's machine code from another's: a digest of the plugin, and of what compiles it.
+type Key = [u8; 32];
+
+/// Machine code that a process of this very program has compiled, now or in an earlier run.
+///
+/// Only this room makes it, and running it is safe for that reason alone: there is no way from any other bytes to here.
+pub struct MachineCode(Vec<u8>);
+
+impl MachineCode {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Compiles plugins.
+pub struct Compiler {
+    program: PathBuf,
+    cache: Option<Cache>,
+}
+
+impl Compiler {
+    /// One that has plugins compiled by `program`, which is this host, called to do that.
+    pub fn new(program: &Path, cache: Option<Cache>) -> Self {
+        Compiler { program: program.to_owned(), cache }
+    }
+
+    /// One whose compiling process is the running program once more, whatever has become of its file.
+    pub fn of_this_program(cache: Option<Cache>) -> Self {
+        Self::new(Path::new("/proc/self/exe"), cache)
+    }
+
+    /// A plugin's machine code, from the cache or from a process of its own. `engine` tells what compiles from any other
+    /// that could, by version and settings. Takes a processor's time: for a thread that may block.
+    pub fn compile(&self, engine: &[u8], plugin: &[u8]) -> Result<MachineCode> {
+        let key = Sha256::new()
+            .chain_update((engine.len() as u64).to_le_bytes())
+            .chain_update(engine)
+            .chain_update(plugin)
+            .finalize()
+            .into();
+        if let Some(code) = self.cache.as_ref().and_then(|cache| cache.get(&key)) {
+            return Ok(MachineCode(code));
+        }
+        let code = child::compile(&self.program, plugin)?;
+        if let Some(cache) = &self.cache {
+            cache.put(&key, &code);
+        }
+        Ok(MachineCode(code))
+    }
+}

@@ -1,0 +1,7 @@
+//! Giving up power: what this process may no longer do. It knows the kernel's means for that, and nothing of what the
+//! process is for.
+
+mod compiler;
+mod filter;
+
+pub use compiler::{COMPILE_CPU_SECONDS, COMPILE_MEMORY_BYTES, COMPILE_THREADS, compiler};

@@ -1,0 +1,176 @@
+//! Files that are no plugins, and plugins that cannot be compiled or linked.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use eunomia_host::compile::Compiler;
+use eunomia_host::confine::{COMPILE_CPU_SECONDS, COMPILE_MEMORY_BYTES};
+use eunomia_host::plugin::{Compiled, Grants, Runtime};
+
+use crate::support::{Folder, Host, can_load_bpf, plugin};
+use crate::wasm::{COMPONENT, importing, large_to_compile, slow_to_compile};
+
+const HOST: &str = env!("CARGO_BIN_EXE_eunomia-host");
+
+fn runtime() -> Runtime {
+    Runtime::new(Compiler::new(Path::new(HOST), None)).unwrap()
+}
+
+/// Why bytes are refused, by the host's own words.
+fn refusal(bytes: &[u8]) -> String {
+    let error = Compiled::new(&runtime(), bytes).and_then(|compiled| compiled.check(&Grants::default()));
+    format!("{:#}", error.expect_err("it is refused"))
+}
+
+/// Bytes without any order, the same in each run.
+fn random(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[0]
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+#[test]
+fn what_is_no_plugin_is_named_with_the_remedy() {
+    let component = fs::read(plugin("alerts")).unwrap();
+    let mut garbled = component.clone();
+    let middle = garbled.len() / 2;
+    garbled[middle..].copy_from_slice(&random(component.len() - middle));
+    let native = fs::read(HOST).unwrap();
+    for (bytes, cause) in [
+        (b"".as_slice(), "the file is empty"),
+        (b"\0as", "cut off"),
+        (&component[..component.len() / 2], "copy it whole"),
+        (&[COMPONENT, b"\x07\xff"].concat(), "copy it whole"),
+        (&random(100_000), "not WebAssembly"),
+        (&garbled, "copy it whole"),
+        (b"\0asm\x01\0\0\0", "core WebAssembly module"),
+        (b"(component)", "WebAssembly text"),
+        (&native[..4096], "native program or precompiled code (ELF)"),
+        (COMPONENT, "exports nothing that this host calls; export at least one of on-exec"),
+    ] {
+        let refusal = refusal(bytes);
+        assert!(refusal.contains(cause), "{cause}: {refusal}");
+    }
+}
+
+#[test]
+fn code_that_is_compiled_already_is_never_run() {
+    let input = fs::File::open(plugin("quiet")).unwrap();
+    let output = Command::new(HOST).arg("compile").stdin(input).output().unwrap();
+    assert!(output.status.success() && output.stdout.starts_with(b"\x7fELF"), "{}", output.status);
+    assert!(refusal(&output.stdout).contains("precompiled code (ELF)"));
+}
+
+#[test]
+fn what_this_host_lacks_is_named() {
+    let unknown = refusal(&importing("foo:bar/baz@1.0.0"));
+    assert!(unknown.contains("foo:bar/baz@1.0.0"), "{unknown}");
+    let server = refusal(&importing("wasi:http/incoming-handler@0.2.6"));
+    assert!(server.contains("does not offer"), "{server}");
+    let network = refusal(&importing("wasi:http/outgoing-handler@0.2.6"));
+    assert!(network.contains("wasi:http/outgoing-handler@0.2.6") && network.contains("[grants.http]"), "{network}");
+    let registry = refusal(&importing("eunomia:plugin/container-registry@0.1.0"));
+    assert!(registry.contains("container-registry = true below [grants]"), "{registry}");
+    let newer = refusal(&importing("eunomia:plugin/alerts@0.9.0"));
+    assert!(newer.contains("built for eunomia:plugin/alerts@0.9.0") && newer.contains("0.1.0"), "{newer}");
+}
+
+#[test]
+fn a_component_that_takes_too_much_memory_to_compile_is_refused() {
+    let start = Instant::now();
+    let refusal = refusal(&large_to_compile());
+    let limit = format!("more than {} MiB", COMPILE_MEMORY_BYTES >> 20);
+    assert!(refusal.contains(&limit) && start.elapsed() < Duration::from_secs(60), "{refusal}");
+}
+
+/// The process that compiles for a process.
+fn compiling(parent: u32) -> String {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        for task in fs::read_dir(format!("/proc/{parent}/task")).unwrap() {
+            let children = fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default();
+            for child in children.split_whitespace() {
+                let arguments = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+                let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
+                // With its filter in place, it has given up the rest as well.
+                if arguments.ends_with(b"compile\0") && status.contains("\nSeccomp:\t2\n") {
+                    return child.to_owned();
+                }
+            }
+        }
+        assert!(Instant::now() < deadline, "a process compiles");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_component_that_takes_too_long_to_compile_is_refused_and_its_process_can_do_nothing_else() {
+    let refused = std::thread::spawn(|| refusal(&slow_to_compile()));
+    let child = compiling(std::process::id());
+    let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap();
+    let fact = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(fact(set), "0000000000000000", "{set}");
+    }
+    assert_eq!(fact("NoNewPrivs:"), "1");
+    let root = fs::read_to_string("/proc/self/status").unwrap().contains("\nUid:\t0\t");
+    if root {
+        assert_eq!((fact("Uid:"), fact("Gid:")), ("65534\t65534\t65534\t65534", "65534\t65534\t65534\t65534"));
+        assert_eq!(fact("Groups:"), "");
+        for entry in fs::read_dir(format!("/proc/{child}/fd")).unwrap() {
+            let (name, file) = entry.map(|entry| (entry.file_name(), fs::read_link(entry.path()).unwrap())).unwrap();
+            // Whoever started this test may have left files open; the filter lets the process use the first three alone.
+            let inherited = fs::read_link(Path::new("/proc/self/fd").join(&name)).is_ok_and(|own| own == file);
+            let pipe = ["0", "1", "2"].contains(&name.to_str().unwrap()) && file.to_string_lossy().starts_with("pipe:");
+            assert!(pipe || inherited, "{name:?}: {file:?}");
+        }
+        let environment = fs::read_to_string(format!("/proc/{child}/environ")).unwrap();
+        assert!(!environment.contains("PATH="), "{environment:?}");
+    }
+    let refusal = refused.join().unwrap();
+    assert!(refusal.contains(&format!("more than {COMPILE_CPU_SECONDS} s of a processor")), "{refusal}");
+    assert!(!Path::new("/proc").join(child).exists(), "it has ended");
+}
+
+#[test]
+fn compiling_ends_with_the_host_that_was_killed() {
+    if !can_load_bpf() {
+        return;
+    }
+    let folder = Folder::new("killed");
+    folder.put("slow.wasm", &slow_to_compile());
+    let host = Host::spawn(&["--plugin", folder.0.join("slow.wasm").to_str().unwrap(), "--no-cache"]);
+    let child = compiling(host.pid());
+    drop(host); // Which kills it.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let ended = || {
+        let stat = fs::read_to_string(format!("/proc/{child}/stat"));
+        stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
+    };
+    while !ended() {
+        assert!(Instant::now() < deadline, "process {child} has ended");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn the_others_run_while_one_cannot_be_compiled() {
+    if !can_load_bpf() {
+        return;
+    }
+    let folder = Folder::new("beside");
+    folder.put("10-large.wasm", &large_to_compile());
+    folder.put("20-log.wasm", &fs::read(plugin("json-log")).unwrap());
+    let mut host = Host::start(&["--plugin-dir", folder.0.to_str().unwrap(), "--events", "exec", "--no-cache"]);
+    assert!(host.log.iter().any(|line| line.contains("10-large.wasm is not loaded") && line.contains("MiB")));
+    Command::new("/bin/true").status().unwrap();
+    host.expect("event of /bin/true", |event| event["filename"] == "/bin/true");
+    host.stop();
+}

@@ -1,0 +1,8 @@
+//! Bad plugins, bad files and bad luck: each is named once with its cause, and harms nobody else.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cache;
+mod loading;
+mod wasm;
