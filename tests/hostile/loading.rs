@@ -135,7 +135,9 @@ fn a_component_that_takes_too_long_to_compile_is_refused_and_its_process_can_do_
         assert!(!environment.contains("PATH="), "{environment:?}");
     }
     let refusal = refused.join().unwrap();
-    assert!(refusal.contains(&format!("more than {COMPILE_CPU_SECONDS} s of a processor")), "{refusal}");
+    // A busy machine may not give it so much of a processor in the time that it has.
+    let limits = [format!("more than {COMPILE_CPU_SECONDS} s of a processor"), "and was stopped".to_owned()];
+    assert!(limits.iter().any(|limit| refusal.contains(limit)), "{refusal}");
     assert!(!Path::new("/proc").join(child).exists(), "it has ended");
 }
 
