@@ -167,6 +167,12 @@ static __always_inline void fill_task(struct record_task *to, struct task_struct
 		(record)->gid = owner >> 32;                                                                           \
 	} while (0)
 
+/* Another program of the kind may interrupt this one on the same CPU, in the middle of an addition. */
+static __always_inline void count(__u64 *counter)
+{
+	__sync_fetch_and_add(counter, 1);
+}
+
 /*
  * Sends a record. Its time is taken as late as possible, so that records enter the ring nearly in time order. The
  * reader is woken only if it sleeps: while events come it looks by itself.
@@ -188,9 +194,9 @@ static __always_inline void send(struct record_start *start, enum record_kind ki
 	start->length = length;
 	start->time = bpf_ktime_get_boot_ns();
 	if (bpf_ringbuf_output(&events, start, length, flags) == 0)
-		counts->sent++;
+		count(&counts->sent);
 	else
-		counts->dropped++;
+		count(&counts->dropped);
 }
 
 /* An event for which there was no room outside the ring. */
@@ -199,7 +205,7 @@ static __always_inline void count_dropped(enum record_kind kind)
 	__u32 row = kind;
 	struct record_counts *counts = bpf_map_lookup_elem(&counters, &row);
 	if (counts)
-		counts->dropped++;
+		count(&counts->dropped);
 }
 
 static __always_inline void count_nested(enum record_kind kind)
@@ -207,7 +213,7 @@ static __always_inline void count_nested(enum record_kind kind)
 	__u32 row = kind;
 	struct record_counts *counts = bpf_map_lookup_elem(&counters, &row);
 	if (counts)
-		counts->nested++;
+		count(&counts->nested);
 }
 
 #endif
