@@ -8,10 +8,12 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use eunomia_host::event::{Batch, Kind, KindSet};
+use eunomia_host::source::{Narrowing, Poller};
 use serde_json::Value;
 use support::{Folder, Host, can_load_bpf, plugin};
 
@@ -58,6 +60,45 @@ fn a_thousand_processes_are_each_seen_once() {
     assert_eq!(summary["sources"]["process"]["lost"], serde_json::json!({}));
     assert_eq!(summary["plugins"]["json-log"]["lost"], serde_json::json!({}));
     assert_eq!(summary["plugins"]["json-log"]["delivered"], lines.len());
+}
+
+#[test]
+fn what_a_full_ring_loses_is_told_to_the_event() {
+    if !can_load_bpf() {
+        return;
+    }
+    let gaps = Arc::new(Mutex::new(Vec::new()));
+    let (into, mut sleeps) = (gaps.clone(), 3);
+    // A reader that is kept from reading while events come, so that the ring overflows.
+    let deliver = move |batch: Batch| {
+        into.lock().unwrap().extend(batch.columns.gap);
+        sleeps -= 1;
+        if sleeps > 0 {
+            std::thread::sleep(Duration::from_millis(700));
+        }
+    };
+    let narrowing = Narrowing { pids: vec![std::process::id()], ..Default::default() };
+    let poller = Poller::start(narrowing, Box::new(deliver)).unwrap();
+    poller.want(KindSet::of(&[Kind::Syscall, Kind::Gap]));
+    let end = Instant::now() + Duration::from_millis(2500);
+    while Instant::now() < end {
+        (0..1000).for_each(|_| _ = std::os::unix::process::parent_id());
+    }
+    let counts = poller.stop();
+    let syscall = counts.iter().find(|counts| counts.source == "syscall").unwrap();
+    let gaps = std::mem::take(&mut *gaps.lock().unwrap());
+    let told = |place: &str| gaps.iter().filter(|gap| gap.where_ == place).map(|gap| gap.count).sum::<u64>();
+    assert!(syscall.dropped > 1_000, "the ring never was full: {syscall:?}");
+    for (place, count) in syscall.lost() {
+        assert_eq!(told(place), count, "{place}: {gaps:?}");
+    }
+    assert!(gaps.len() >= 2, "while it happens, not at the end alone: {gaps:?}");
+    for gap in gaps.iter().filter(|gap| gap.where_ == "kernel_ring") {
+        assert_eq!((gap.source.as_str(), gap.missing.as_deref()), ("syscall", Some("syscall")));
+        assert!(gap.from < gap.to && gap.to == gap.time, "{gap:?}");
+    }
+    let host = counts.iter().find(|counts| counts.source == "host").unwrap();
+    assert_eq!(host.sent, gaps.len() as u64);
 }
 
 #[test]
@@ -204,7 +245,7 @@ fn every_sort_of_rule_raises_its_alert() {
     let (lines, summary) = host.stop();
     let again = of_kind(&lines, "alert").filter(|line| line["alert"]["rule"] == "watched-file").count();
     assert_eq!(again, 0, "the same was told once");
-    let calls = &summary["plugins"]["alerts"]["kinds"]["syscall"];
+    let calls = &summary["plugins"]["alerts"]["kinds"]["syscall"]["delivered"];
     let all = summary["sources"]["syscall"]["seen"].as_u64().unwrap();
     assert!(calls.as_u64().unwrap() > 0 && all < 10_000, "only what the rules select leaves the kernel: {all}");
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use eunomia_host::dispatch::Where;
 use eunomia_host::event::clock::Clock;
 use eunomia_host::event::{Columns, Kind, decode};
+use eunomia_host::plugin::{Limits, Settings};
 use serde_json::Value;
 use support::line::{Line, Outcome};
 use support::plugin;
@@ -123,6 +124,35 @@ async fn what_a_filter_drops_for_all_is_counted_as_filtered() {
     let all = (recorded().exec.len() * 3) as u64;
     assert_eq!((outcome.dispatched[&Kind::Exec].filtered, outcome.dispatched[&Kind::Exec].delivered), (all, 0));
     assert!(outcome.lines.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_plugin_is_told_what_it_missed_between_what_it_got() {
+    let line = Line::new();
+    let limits = Limits { queue_events: 20, ..Default::default() };
+    let settings = Settings { limits, ..Default::default() };
+    let (json_log, member) = line.start_with(("json-log", 0), &plugin("json-log"), &settings, None).await.unwrap();
+    line.join(member).await;
+    for batch in 0..200 {
+        let mut columns = recorded();
+        (columns.exit, columns.fork) = Default::default();
+        columns.exec.iter_mut().for_each(|exec| exec.time += batch * 1_000_000_000);
+        line.send(columns).await;
+    }
+    let outcome = line.finish(BTreeMap::from([("json-log", json_log)])).await;
+    let (lines, counts) = (outcome.json(), &outcome.kinds["json-log"]);
+    let lost = counts[&Kind::Exec].lost[&Where::Queue];
+    let gaps: Vec<_> = lines.iter().filter(|line| line["kind"] == "gap").collect();
+    assert!(lost > 0 && !gaps.is_empty());
+    assert_eq!(gaps.iter().map(|gap| gap["count"].as_u64().unwrap()).sum::<u64>(), lost);
+    assert_eq!(counts[&Kind::Gap].delivered, gaps.len() as u64);
+    for gap in gaps {
+        assert_eq!(
+            (&gap["source"], &gap["missing"], &gap["where"]),
+            (&"process".into(), &"exec".into(), &"queue".into())
+        );
+    }
+    assert!(lines.iter().map(|line| line["time"].as_str().unwrap()).is_sorted());
 }
 
 /// One that misbehaves, and one behind it that must not notice.

@@ -5,11 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
 
-use crate::event::{Batch, Columns};
+use super::gaps::gap;
+use crate::event::{Batch, Columns, Kind};
 use crate::wit::alerts::RaisedAlert;
 
 /// Alerts that may wait for the dispatcher, which empties the inbox at once unless it is overwhelmed.
 const MAX_ALERTS: usize = 4096;
+
+/// Where alerts are lost for which there is no room, in summaries and gaps.
+pub const INBOX: &str = "inbox";
 
 /// Where plugins put their alerts.
 #[derive(Clone)]
@@ -17,6 +21,7 @@ pub struct AlertInbox {
     sender: mpsc::Sender<RaisedAlert>,
     seen: Arc<AtomicU64>,
     lost: Arc<AtomicU64>,
+    gaps: Arc<AtomicU64>,
 }
 
 impl AlertInbox {
@@ -28,36 +33,50 @@ impl AlertInbox {
         }
     }
 
-    /// Alerts put here, and those of them that were lost.
+    /// Alerts put here with the gaps that came of it, and the alerts that were lost.
     pub fn counts(&self) -> (u64, u64) {
-        (self.seen.load(Ordering::Relaxed), self.lost.load(Ordering::Relaxed))
+        let seen = self.seen.load(Ordering::Relaxed) + self.gaps.load(Ordering::Relaxed);
+        (seen, self.lost.load(Ordering::Relaxed))
     }
 }
 
-pub(super) struct AlertReceiver(mpsc::Receiver<RaisedAlert>);
+pub(super) struct AlertReceiver {
+    alerts: mpsc::Receiver<RaisedAlert>,
+    lost: Arc<AtomicU64>,
+    gaps: Arc<AtomicU64>,
+    /// Lost alerts that were told of, and until when.
+    told: (u64, u64),
+}
 
 impl AlertReceiver {
     /// The alerts that are there, waited for. They are in the order in which they were put.
     pub async fn receive(&mut self) -> Batch {
         let mut alerts = Vec::new();
-        if self.0.recv_many(&mut alerts, MAX_ALERTS).await == 0 {
+        if self.alerts.recv_many(&mut alerts, MAX_ALERTS).await == 0 {
             std::future::pending::<()>().await; // Every sender is gone: no plugin is left to raise one.
         }
-        batch(alerts)
+        self.batch(alerts)
     }
 
     pub fn try_receive(&mut self) -> Option<Batch> {
-        let alerts: Vec<_> = std::iter::from_fn(|| self.0.try_recv().ok()).collect();
-        (!alerts.is_empty()).then(|| batch(alerts))
+        let alerts: Vec<_> = std::iter::from_fn(|| self.alerts.try_recv().ok()).collect();
+        (!alerts.is_empty()).then(|| self.batch(alerts))
+    }
+
+    /// The alerts, and the gap where others were lost in the meantime.
+    fn batch(&mut self, alert: Vec<RaisedAlert>) -> Batch {
+        let (lost, now) = (self.lost.load(Ordering::Relaxed), crate::event::now());
+        let (told, since) = std::mem::replace(&mut self.told, (lost, now));
+        let gap: Vec<_> =
+            (lost > told).then(|| gap(Kind::Alert, INBOX, lost - told, (since, now))).into_iter().collect();
+        self.gaps.fetch_add(gap.len() as u64, Ordering::Relaxed);
+        Batch::cut(&mut Columns { alert, gap, ..Default::default() }, u64::MAX)
     }
 }
 
 pub(super) fn alert_inbox() -> (AlertInbox, AlertReceiver) {
-    let (sender, receiver) = mpsc::channel(MAX_ALERTS);
-    (AlertInbox { sender, seen: Arc::default(), lost: Arc::default() }, AlertReceiver(receiver))
-}
-
-fn batch(alerts: Vec<RaisedAlert>) -> Batch {
-    let mut pending = Columns { alert: alerts, ..Default::default() };
-    Batch::cut(&mut pending, u64::MAX)
+    let (sender, alerts) = mpsc::channel(MAX_ALERTS);
+    let inbox = AlertInbox { sender, seen: Arc::default(), lost: Arc::default(), gaps: Arc::default() };
+    let (lost, gaps) = (inbox.lost.clone(), inbox.gaps.clone());
+    (inbox, AlertReceiver { alerts, lost, gaps, told: (0, crate::event::now()) })
 }

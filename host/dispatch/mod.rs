@@ -2,6 +2,7 @@
 //! the counts. It knows nothing of libbpf or of how a plugin runs.
 
 mod containers;
+mod gaps;
 mod inbox;
 mod narrow;
 mod processes;
@@ -15,10 +16,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 pub use containers::{Containers, SHORT_ID, Tree, Watch};
-pub use inbox::AlertInbox;
+pub use gaps::Times;
+pub use inbox::{AlertInbox, INBOX};
 pub use narrow::{CGROUP_KINDS, Only};
 pub use processes::{Fallback, Processes};
-pub use queue::{Delivery, Item, KindCounts, Queue, Where};
+pub use queue::{Delivery, Fate, Item, KindCounts, Queue, Where, times};
 
 use crate::event::{Batch, Keep, Kind, KindSet};
 

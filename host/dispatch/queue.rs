@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use serde::{Serialize, Serializer};
 use tokio::sync::Notify;
 
-use crate::event::{Batch, CallSet, Keep, Kind, KindSet};
+use super::gaps::{Ledger, Times, drop_unwanted, gap};
+use crate::event::{Batch, CallSet, Keep, Kind, KindSet, Pick, Rows, runs_for};
 
 /// Where a plugin's events can be lost.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -23,14 +24,21 @@ pub enum Where {
     Shutdown,
 }
 
-impl fmt::Display for Where {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Where {
+    /// Its name, in summaries and gaps.
+    pub fn name(self) -> &'static str {
+        match self {
             Where::Queue => "queue",
             Where::Fault => "fault",
             Where::Quarantine => "quarantine",
             Where::Shutdown => "shutdown",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Where {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -49,6 +57,17 @@ pub struct Delivery {
     pub keep: Arc<Keep>,
 }
 
+/// What became of events that a plugin was to handle.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It has handled them.
+    Delivered,
+    /// They were for another version of it, which handles kinds that this one does not.
+    Filtered,
+    /// They were lost.
+    Lost(Where),
+}
+
 /// What a plugin finds in its queue, in time order.
 #[derive(Debug)]
 pub enum Item {
@@ -61,7 +80,7 @@ pub enum Item {
     },
 }
 
-/// What became of a plugin's events of one kind. Once it has stopped, `seen = filtered + delivered + lost`.
+/// What became of a plugin's events of one kind: `seen = filtered + delivered + lost + waiting` at any moment.
 #[derive(Clone, Default, Debug, PartialEq)]
 pub struct KindCounts {
     /// Events of this kind that came while the plugin was in the line.
@@ -95,6 +114,23 @@ struct Inner {
     bytes: u64,
     tick_waits: bool,
     closed: bool,
+    /// Gaps that come before what waits: events of calls that failed.
+    ahead: Ledger,
+    /// Gaps that come behind what waits: events for which there was no room.
+    behind: Ledger,
+}
+
+impl Inner {
+    /// Counts gaps as events that wait. Only now, for until then they may become fewer.
+    fn admit_gaps(&mut self, gaps: Option<Delivery>) -> Option<Delivery> {
+        let gaps = gaps?;
+        let count = gaps.batch.len() as u64;
+        let counts = self.counts.entry(Kind::Gap).or_default();
+        counts.seen += count;
+        counts.waiting += count;
+        self.events += count;
+        Some(gaps)
+    }
 }
 
 impl Queue {
@@ -129,6 +165,9 @@ impl Queue {
         if let Some(calls) = &self.calls {
             Arc::make_mut(&mut delivery.keep).select_calls(&delivery.batch, calls);
         }
+        if self.tells_gaps() {
+            drop_unwanted(&mut delivery, self.wanted);
+        }
         let mut inner = self.lock();
         let batch = &delivery.batch;
         let kept: Vec<(Kind, u64, u64)> = self
@@ -142,21 +181,47 @@ impl Queue {
         // A batch larger than the whole queue still fits into an empty one, or it could never be delivered.
         let fits =
             inner.events == 0 || (inner.events + events <= self.max_events && inner.bytes + bytes <= self.max_bytes);
+        if !fits && self.tells_gaps() {
+            self.note_lost(&mut inner, &delivery);
+        }
         for (kind, seen, kept) in kept {
             let counts = inner.counts.entry(kind).or_default();
-            counts.seen += seen;
             counts.filtered += seen - kept;
             match fits {
                 true => counts.waiting += kept,
+                false if kind == Kind::Gap => {
+                    counts.seen += seen - kept; // The others are seen when they are told.
+                    continue;
+                }
                 false => *counts.lost.entry(Where::Queue).or_default() += kept,
             }
+            counts.seen += seen;
         }
         if fits && events > 0 {
+            let gaps = inner.behind.take();
+            let gaps = inner.admit_gaps(gaps);
+            inner.items.extend(gaps.map(Item::Events));
             inner.events += events;
             inner.bytes += bytes;
             inner.items.push_back(Item::Events(delivery));
             drop(inner);
             self.ready.notify_one();
+        }
+    }
+
+    /// Whether the plugin wants to know of gaps.
+    fn tells_gaps(&self) -> bool {
+        self.wanted.has(Kind::Gap)
+    }
+
+    /// Notes what there is no room for. Gaps among it are not lost themselves.
+    fn note_lost(&self, inner: &mut Inner, delivery: &Delivery) {
+        for rows in runs_for(&delivery.batch, &delivery.keep, self.wanted) {
+            if rows.kind == Kind::Gap {
+                rows.iter().for_each(|row| inner.behind.add(delivery.batch.columns.gap[row as usize].clone()));
+            } else {
+                inner.behind.add(gap(rows.kind, Where::Queue.name(), rows.len() as u64, times(&rows)));
+            }
         }
     }
 
@@ -183,11 +248,19 @@ impl Queue {
         loop {
             {
                 let mut inner = self.lock();
+                let gaps = inner.ahead.take();
+                if let Some(gaps) = inner.admit_gaps(gaps) {
+                    return Some(Item::Events(gaps));
+                }
                 if let Some(item) = inner.items.pop_front() {
                     if matches!(item, Item::Tick { .. }) {
                         inner.tick_waits = false;
                     }
                     return Some(item);
+                }
+                let gaps = inner.behind.take();
+                if let Some(gaps) = inner.admit_gaps(gaps) {
+                    return Some(Item::Events(gaps));
                 }
                 if inner.closed {
                     return None;
@@ -198,7 +271,7 @@ impl Queue {
     }
 
     /// Says what became of events that were taken.
-    pub fn settle(&self, kind: Kind, events: usize, lost: Option<Where>) {
+    pub fn settle(&self, kind: Kind, events: usize, times: Times, fate: Fate) {
         let mut inner = self.lock();
         // What was abandoned in the meantime has been counted.
         let waiting = inner.counts.entry(kind).or_default().waiting;
@@ -208,14 +281,27 @@ impl Queue {
         inner.bytes = if inner.events == 0 { 0 } else { inner.bytes - share };
         let counts = inner.counts.entry(kind).or_default();
         counts.waiting -= events;
-        match lost {
-            None => counts.delivered += events,
-            Some(place) => *counts.lost.entry(place).or_default() += events,
+        match fate {
+            Fate::Delivered => counts.delivered += events,
+            Fate::Filtered => counts.filtered += events,
+            Fate::Lost(place) => {
+                *counts.lost.entry(place).or_default() += events;
+                if place == Where::Fault && kind != Kind::Gap && self.tells_gaps() {
+                    inner.ahead.add(gap(kind, place.name(), events, times));
+                }
+            }
         }
         if inner.events == 0 {
             drop(inner);
             self.settled.notify_one();
         }
+    }
+
+    /// Gaps that come before the next event: to be asked for after a fault in the middle of a delivery.
+    pub fn gaps(&self) -> Option<Delivery> {
+        let mut inner = self.lock();
+        let gaps = inner.ahead.take();
+        inner.admit_gaps(gaps)
     }
 
     /// Whether every event so far has been settled.
@@ -234,6 +320,8 @@ impl Queue {
     pub fn abandon(&self, place: Where) {
         let mut inner = self.lock();
         inner.items.clear();
+        inner.ahead.clear();
+        inner.behind.clear();
         (inner.events, inner.bytes, inner.tick_waits) = (0, 0, false);
         for counts in inner.counts.values_mut().filter(|counts| counts.waiting > 0) {
             let waiting = std::mem::take(&mut counts.waiting);
@@ -244,12 +332,21 @@ impl Queue {
     /// Whether nothing waits and nothing is being handled.
     pub fn is_idle(&self) -> bool {
         let inner = self.lock();
-        inner.events == 0 && inner.items.is_empty()
+        inner.events == 0 && inner.items.is_empty() && inner.ahead.is_empty() && inner.behind.is_empty()
     }
 
     /// What became of the events so far, by kind.
     pub fn counts(&self) -> BTreeMap<Kind, KindCounts> {
         self.lock().counts.clone()
+    }
+}
+
+/// When the first and the last of these events happened.
+pub fn times(rows: &Rows) -> Times {
+    let time = |row: Option<u32>| row.and_then(|row| rows.batch.columns.time(rows.kind, row as usize)).unwrap_or(0);
+    match &rows.pick {
+        Pick::Range(range) => (time(Some(range.start)), time(range.end.checked_sub(1))),
+        Pick::Each(rows) => (time(rows.first().copied()), time(rows.last().copied())),
     }
 }
 
@@ -287,8 +384,8 @@ mod tests {
         assert_eq!(counts.lost[&Where::Queue], 6);
 
         assert!(matches!(queue.pop().await, Some(Item::Events(_))));
-        queue.settle(Kind::Fork, 3, None);
-        queue.settle(Kind::Fork, 2, Some(Where::Fault));
+        queue.settle(Kind::Fork, 3, (0, 2), Fate::Delivered);
+        queue.settle(Kind::Fork, 2, (3, 4), Fate::Lost(Where::Fault));
         assert!(!queue.is_idle());
         queue.abandon(Where::Shutdown);
         let counts = sums(&queue);

@@ -93,7 +93,8 @@ macro_rules! kinds {
                 match kind { $(Kind::$kind => self.$column.len(),)* }
             }
 
-            fn time(&self, kind: Kind, row: usize) -> Option<u64> {
+            /// When a kind's event happened, by its row.
+            pub fn time(&self, kind: Kind, row: usize) -> Option<u64> {
                 match kind { $(Kind::$kind => self.$column.get(row).map(Record::time),)* }
             }
 
@@ -188,6 +189,8 @@ kinds! {
         RECORD_SECCOMP_ACTION => decode::seccomp::seccomp_action;
     /// A plugin raised an alert.
     Alert, alert, wit::alerts::RaisedAlert, "alert", "host";
+    /// Events are missing.
+    Gap, gap, wit::gaps::Gap, "gap", "host";
 }
 
 impl Kind {

@@ -38,4 +38,5 @@ placed! {
     |event: wit::ipc::IpcAccess| Some(event.task.cgroup);
     |event: wit::seccomp::SeccompAction| Some(event.task.cgroup);
     |event: wit::alerts::RaisedAlert| event.alert.task.as_ref().map(|task| task.cgroup);
+    |_gap: wit::gaps::Gap| None;
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::instance::{Blueprint, Fault, Instance};
 use super::limits::CALL_EVENTS;
-use crate::dispatch::{Delivery, FilterRequest, Item, Queue, Where};
+use crate::dispatch::{Delivery, Fate, FilterRequest, Item, Queue, Where, times};
 use crate::event::{Keep, Rows, runs_for};
 
 /// The pause after a first fault; each further one doubles it.
@@ -127,27 +127,34 @@ impl Life {
     async fn handle(&mut self, delivery: Delivery) {
         let runs = runs_for(&delivery.batch, &delivery.keep, self.queue.wanted());
         for rows in runs.into_iter().flat_map(|rows| rows.pieces(CALL_EVENTS)) {
-            let (kind, events) = (rows.kind, rows.len());
-            let result = match &mut self.instance {
-                Some(instance) => instance.handle(rows).await,
-                None => {
-                    self.queue.settle(kind, events, Some(Where::Quarantine));
-                    continue;
-                }
-            };
-            match result {
-                Ok(()) => {
-                    self.counts.calls.fetch_add(1, Ordering::Relaxed);
-                    self.queue.settle(kind, events, None);
-                }
-                Err(fault) => {
-                    self.queue.settle(kind, events, Some(Where::Fault));
-                    self.recover(fault.losing(events, kind)).await;
+            self.handle_part(rows).await;
+            // What was lost in a call that failed comes before the rest.
+            while let Some(gaps) = self.queue.gaps() {
+                for rows in runs_for(&gaps.batch, &gaps.keep, self.queue.wanted()) {
+                    self.handle_part(rows).await;
                 }
             }
             // The events behind a filter wait for it: they come before its own.
             while let Ok(request) = self.requests.try_recv() {
                 self.answer(request).await;
+            }
+        }
+    }
+
+    /// Has a part of a delivery handled, which is one call.
+    async fn handle_part(&mut self, rows: Rows) {
+        let (kind, events, times) = (rows.kind, rows.len(), times(&rows));
+        let Some(instance) = &mut self.instance else {
+            return self.queue.settle(kind, events, times, Fate::Lost(Where::Quarantine));
+        };
+        match instance.handle(rows).await {
+            Ok(()) => {
+                self.counts.calls.fetch_add(1, Ordering::Relaxed);
+                self.queue.settle(kind, events, times, Fate::Delivered);
+            }
+            Err(fault) => {
+                self.queue.settle(kind, events, times, Fate::Lost(Where::Fault));
+                self.recover(fault.losing(events, kind)).await;
             }
         }
     }

@@ -29,7 +29,7 @@ pub use machine_code::compile;
 pub use services::Outlets;
 
 use crate::dispatch::{CGROUP_KINDS, Member, Place, Queue};
-use crate::event::KindSet;
+use crate::event::{Kind, KindSet};
 use http::Http;
 use instance::Blueprint;
 use life::{Connections, Life};
@@ -129,6 +129,8 @@ impl Plugin {
             // Others need what it makes of these, whatever events were asked for.
             wanted = wanted.or(description.handles.and(CGROUP_KINDS));
         }
+        // Whatever was asked for, with it comes what is missing of it.
+        wanted = wanted.or(description.handles.and(KindSet::of(&[Kind::Gap])));
         let queue = Arc::new(Queue::new(wanted, settings.limits.queue_events, limits::QUEUE_BYTES).of_calls(calls));
         let (asks, requests) = mpsc::channel(1);
         let interval = Duration::from_millis(settings.tick_ms);

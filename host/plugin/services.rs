@@ -124,7 +124,7 @@ macro_rules! types_alone {
     ($($interface:ident),*) => { $(impl crate::wit::$interface::Host for State {})* };
 }
 
-types_alone!(types, process, syscall, files, tcp, ipc, seccomp, cgroup);
+types_alone!(types, process, syscall, files, tcp, ipc, seccomp, cgroup, gaps);
 
 impl alerts::Host for State {
     async fn raise(&mut self, alert: alerts::Alert) {

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::dispatch::{DispatchCounts, Where};
+use crate::dispatch::{DispatchCounts, INBOX, Where};
 use crate::event::Kind;
 use crate::plugin::Plugin;
 use crate::source::SourceCounts;
@@ -42,11 +42,20 @@ pub struct PluginSummary {
     calls: u64,
     alerts: u64,
     faults: u64,
-    /// Delivered events by kind.
-    kinds: BTreeMap<&'static str, u64>,
+    /// The same by kind.
+    kinds: BTreeMap<&'static str, KindSummary>,
     #[serde(skip_serializing_if = "FilterSummary::is_unused")]
     filter: FilterSummary,
     state: &'static str,
+}
+
+/// What became of a plugin's events of one kind: `seen = filtered + delivered + lost`.
+#[derive(Serialize, Default, Debug)]
+pub struct KindSummary {
+    seen: u64,
+    filtered: u64,
+    delivered: u64,
+    lost: BTreeMap<Where, u64>,
 }
 
 /// What a plugin did as a filter.
@@ -75,9 +84,13 @@ impl PluginSummary {
             self.seen += counts.seen;
             self.filtered += counts.filtered;
             self.delivered += counts.delivered;
-            *self.kinds.entry(kind.name()).or_default() += counts.delivered;
+            let of_kind = self.kinds.entry(kind.name()).or_default();
+            of_kind.seen += counts.seen;
+            of_kind.filtered += counts.filtered;
+            of_kind.delivered += counts.delivered;
             for (place, count) in counts.lost.into_iter().filter(|(_, count)| *count > 0) {
                 *self.lost.entry(place).or_default() += count;
+                *of_kind.lost.entry(place).or_default() += count;
             }
         }
         let calls = &plugin.counts;
@@ -111,9 +124,10 @@ impl Summary {
             source.late += counts.late;
             source.lost.extend(counts.lost().filter(|(_, count)| *count > 0));
         }
-        if let Some(host) = all.get_mut("host") {
-            host.seen = alerts;
-            host.lost.extend((alerts_lost > 0).then_some(("inbox", alerts_lost)));
+        if alerts > 0 {
+            let host = all.entry("host".to_owned()).or_default();
+            host.seen += alerts;
+            host.lost.extend((alerts_lost > 0).then_some((INBOX, alerts_lost)));
         }
         Summary { sources: all, plugins }
     }

@@ -6,6 +6,7 @@ mod clock;
 mod files;
 mod ipc;
 mod load;
+mod losses;
 mod poll;
 mod probe;
 mod process;
@@ -198,12 +199,16 @@ pub enum State {
     Off,
 }
 
+/// Where records are lost, in summaries and gaps.
+const KERNEL_RING: &str = "kernel_ring";
+const NESTED: &str = "nested";
+
 /// What became of a source's events on their way out of the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceCounts {
     /// The source.
     pub source: &'static str,
-    /// Records in the ring.
+    /// Records in the ring, and those made of sums.
     pub sent: u64,
     /// Records for which the ring had no room.
     pub dropped: u64,
@@ -214,6 +219,10 @@ pub struct SourceCounts {
     pub skipped: u64,
     /// Records that made no sense to the decoder.
     pub undecodable: u64,
+    /// Records in the ring that did not come out of it.
+    pub unread: u64,
+    /// Of `dropped` and `nested`, how many of each kind.
+    pub lost_by_kind: Vec<(Kind, &'static str, u64)>,
     /// Records that came after later ones had gone on. They are not lost.
     pub late: u64,
 }
@@ -227,12 +236,27 @@ impl SourceCounts {
     /// Where events were lost.
     pub fn lost(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let lost = [
-            ("kernel_ring", self.dropped),
-            ("nested", self.nested),
+            (KERNEL_RING, self.dropped),
+            (NESTED, self.nested),
             ("skipped", self.skipped),
             ("undecodable", self.undecodable),
+            ("unread", self.unread),
         ];
         lost.into_iter()
+    }
+
+    /// Adds what was counted of another life of the source.
+    fn add(&mut self, counts: SourceCounts) {
+        let SourceCounts { source, sent, dropped, nested, skipped, undecodable, unread, lost_by_kind, late } = counts;
+        self.source = source;
+        self.sent += sent;
+        self.dropped += dropped;
+        self.nested += nested;
+        self.skipped += skipped;
+        self.undecodable += undecodable;
+        self.unread += unread;
+        self.late += late;
+        self.lost_by_kind.extend(lost_by_kind);
     }
 }
 

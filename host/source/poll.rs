@@ -6,14 +6,14 @@ use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
-use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
 use libbpf_rs::{Map, MapCore, MapFlags, Object, RingBuffer, RingBufferBuilder};
 
 use super::load::{Loaded, load};
+use super::losses::{Losses, counts, skipped};
 use super::{Narrowing, SOURCES, Source, SourceCounts, SourceState, State, Sums, Wanted, clock};
 use crate::event::clock::Clock;
 use crate::event::decode::boot_time;
-use crate::event::layout::{self, c};
+use crate::event::layout::c;
 use crate::event::{Batch, CallSet, Columns, Kind, decode};
 
 /// How often the rings are drained while events come.
@@ -41,6 +41,9 @@ const SUM_SETTLES: Duration = Duration::from_millis(5);
 /// How many entries of sums are read by one system call.
 const SUM_BATCH: u32 = 1024;
 
+/// The source of gaps.
+const HOST: &str = "host";
+
 /// What the thread is told. It stops when nobody is left to tell it anything.
 pub enum Command {
     /// Attach the sources of these events and no others.
@@ -57,16 +60,17 @@ struct Attached {
     /// When to exchange the two, and when the old one is at rest.
     next_sum: Instant,
     settled: Option<Instant>,
+    losses: Losses,
 }
 
 /// What the reader counts of a source's records.
 #[derive(Default)]
-struct Tally {
+pub struct Tally {
     /// Records made of sums, besides those that the kernel's counters know.
-    summed: Cell<u64>,
+    pub summed: Cell<u64>,
     decoded: Cell<u64>,
-    undecodable: Cell<u64>,
-    late: Cell<u64>,
+    pub undecodable: Cell<u64>,
+    pub late: Cell<u64>,
 }
 
 impl Tally {
@@ -145,9 +149,31 @@ impl Reader {
         }
     }
 
+    /// Tells of what was lost in the kernel, when it is time.
+    fn tell_losses(&mut self) {
+        let due: Vec<_> = self.attached.values().filter(|attached| attached.losses.is_due()).collect();
+        let due: Vec<_> = due.iter().map(|attached| attached.source.name).collect();
+        for name in due {
+            let Some(Attached { source, loaded, tally, .. }) = self.attached.get(name) else { continue };
+            let counts = SourceCounts { skipped: skipped(&loaded.object), ..counts(source, &loaded.object, tally) };
+            self.tell(name, &counts);
+        }
+    }
+
+    /// Tells of what is lost of a source since it was told last.
+    fn tell(&mut self, name: &'static str, counts: &SourceCounts) {
+        let Some(Attached { source, losses, .. }) = self.attached.get_mut(name) else { return };
+        let pending = &mut *self.pending.borrow_mut();
+        let gaps = losses.tell(source, counts, &pending.clock, clock::boot_ns());
+        let host = self.before.entry(HOST).or_insert_with(|| SourceCounts { source: HOST, ..Default::default() });
+        host.sent += gaps.len() as u64;
+        pending.columns.gap.extend(gaps);
+    }
+
     /// Reads what is in the rings and delivers what is old enough. Whether there was anything.
     fn drain(&mut self) -> bool {
         self.read_sums();
+        self.tell_losses();
         let now = clock::boot_ns();
         let records = self.rings.as_ref().map_or(0, RingBuffer::consume_raw);
         self.cut(now.saturating_sub(REORDER_WINDOW_NS));
@@ -220,7 +246,8 @@ impl Reader {
                 containers.join(source.name, &loaded.object);
             }
             let next_sum = Instant::now() + SUM_EVERY;
-            let attached = Attached { source, loaded, tally: Rc::default(), sums: 0, next_sum, settled: None };
+            let losses = Losses::new(clock::boot_ns());
+            let attached = Attached { source, loaded, tally: Rc::default(), sums: 0, next_sum, settled: None, losses };
             self.attached.insert(source.name, attached);
         }
     }
@@ -235,32 +262,31 @@ impl Reader {
             let Some(attached) = self.attached.get_mut(name) else { continue };
             attached.loaded.detach();
             let deadline = Instant::now() + LAST_RECORDS;
-            let counts = loop {
+            loop {
                 self.rings.as_ref().map(RingBuffer::consume_raw);
-                let attached = &self.attached[name];
-                let counts = counts(name, attached);
-                if counts.sent + attached.tally.summed.get() == attached.tally.read()
-                    && Instant::now() > deadline - LAST_RECORDS + DRAIN_EVERY * 5
-                {
-                    break counts;
+                let Attached { source, loaded, tally, .. } = &self.attached[name];
+                let sent = counts(source, &loaded.object, tally).sent;
+                if sent == tally.read() && Instant::now() > deadline - LAST_RECORDS + DRAIN_EVERY * 5 {
+                    break;
                 }
                 if Instant::now() > deadline {
-                    log::error!("source {name}: {} records were sent and {} came", counts.sent, attached.tally.read());
-                    break counts;
+                    log::error!("source {name}: {sent} records were sent and {} came", tally.read());
+                    break;
                 }
                 std::thread::sleep(DRAIN_EVERY);
-            };
+            }
             let attached = &self.attached[name];
             if let Some(sums) = &attached.source.sums {
                 take_sums(&mut self.pending.borrow_mut(), attached, sums, 1 - attached.sums);
                 take_sums(&mut self.pending.borrow_mut(), attached, sums, attached.sums);
             }
+            let counts = counts(attached.source, &attached.loaded.object, &attached.tally);
             let counts = SourceCounts {
-                sent: counts.sent + attached.tally.summed.get(),
-                undecodable: attached.tally.undecodable.get(),
+                unread: counts.sent.saturating_sub(attached.tally.read()),
                 skipped: skipped(&attached.loaded.object),
                 ..counts
             };
+            self.tell(name, &counts);
             if counts.skipped > 0 {
                 log::error!(
                     "source {name}: the kernel left out {} runs of its programs, for it had interrupted them: events are \
@@ -268,14 +294,7 @@ impl Reader {
                     counts.skipped
                 );
             }
-            let sum = self.before.entry(name).or_insert_with(|| SourceCounts { source: name, ..Default::default() });
-            let SourceCounts { source: _, sent, dropped, nested, skipped, undecodable, late } = counts;
-            sum.sent += sent;
-            sum.dropped += dropped;
-            sum.nested += nested;
-            sum.skipped += skipped;
-            sum.undecodable += undecodable;
-            sum.late += late;
+            self.before.entry(name).or_default().add(counts);
             self.attached.remove(name);
             self.open_rings();
         }
@@ -333,7 +352,8 @@ fn take_sums(pending: &mut Pending, attached: &Attached, sums: &Sums, which: usi
     }
 }
 
-fn map<'a>(object: &'a Object, name: &str) -> Option<Map<'a>> {
+/// An object's map.
+pub fn map<'a>(object: &'a Object, name: &str) -> Option<Map<'a>> {
     object.maps().find(|map| map.name() == name)
 }
 
@@ -356,35 +376,4 @@ fn select_calls(object: &Object, source: &Source, wanted: &Wanted) {
             return log::error!("source {}: the system calls cannot be selected: {error}", source.name);
         }
     }
-}
-
-/// How often the kernel did not run a source's programs. One that was interrupted while it ran is not run again on that CPU
-/// until it goes on, and kernels with full preemption do interrupt them: under load, for milliseconds, in which nobody's
-/// calls are seen there. That a program may forbid it (bpf_preempt_disable) does not help: it is interrupted as it allows it
-/// again.
-fn skipped(object: &Object) -> u64 {
-    let Some(id) = map(object, "control").and_then(|map| map.info().ok()).map(|info| info.info.id) else { return 0 };
-    let programs = ProgInfoIter::with_query_opts(ProgInfoQueryOptions::default().include_map_ids(true));
-    programs.filter(|program| program.map_ids.contains(&id)).map(|program| program.recursion_misses).sum()
-}
-
-/// What the kernel and the reader have counted of a source since it was attached.
-fn counts(name: &'static str, attached: &Attached) -> SourceCounts {
-    let mut sum = SourceCounts {
-        source: name,
-        undecodable: attached.tally.undecodable.get(),
-        late: attached.tally.late.get(),
-        ..Default::default()
-    };
-    let Some(counters) = map(&attached.loaded.object, "counters") else { return sum };
-    for row in 0..c::record_kind::RECORD_KINDS.0 {
-        let per_cpu = counters.lookup_percpu(&row.to_ne_bytes(), MapFlags::ANY).ok().flatten().unwrap_or_default();
-        for bytes in per_cpu {
-            let Some(c::record_counts { sent, dropped, nested }) = layout::read(&bytes) else { continue };
-            sum.sent += sent;
-            sum.dropped += dropped;
-            sum.nested += nested;
-        }
-    }
-    sum
 }

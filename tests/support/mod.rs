@@ -319,14 +319,20 @@ fn lines(from: impl std::io::Read + Send + 'static) -> Receiver<String> {
 pub fn check_sums(summary: &Value) {
     for group in ["sources", "plugins"] {
         for (name, counts) in summary[group].as_object().unwrap() {
-            let number = |key: &str| counts[key].as_u64().unwrap();
-            let lost: u64 = counts["lost"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
-            let sum = number("filtered") + number("delivered") + lost;
-            assert_eq!(number("seen"), sum, "{group} {name}: {counts}");
-            if let Some(kinds) = counts.get("kinds") {
-                let by_kind: u64 = kinds.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
-                assert_eq!(by_kind, number("delivered"), "{name}: {counts}");
+            check_sum(&format!("{group} {name}"), counts);
+            if let Some(kinds) = counts.get("kinds").map(|kinds| kinds.as_object().unwrap()) {
+                kinds.iter().for_each(|(kind, counts)| check_sum(&format!("{group} {name} {kind}"), counts));
+                for key in ["seen", "filtered", "delivered"] {
+                    let by_kind: u64 = kinds.values().map(|kind| kind[key].as_u64().unwrap()).sum();
+                    assert_eq!(by_kind, counts[key], "{name}: {counts}");
+                }
             }
         }
     }
+}
+
+fn check_sum(what: &str, counts: &Value) {
+    let number = |key: &str| counts[key].as_u64().unwrap();
+    let lost: u64 = counts["lost"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
+    assert_eq!(number("seen"), number("filtered") + number("delivered") + lost, "{what}: {counts}");
 }

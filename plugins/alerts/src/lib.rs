@@ -3,6 +3,7 @@
 //!
 //! The rules are in `default_rules.json`; `[config]` adds to them, or takes their place with `default_rules = false`.
 
+mod gaps;
 mod pipes;
 mod repeats;
 mod rules;
@@ -12,6 +13,7 @@ use eunomia_plugin::prelude::*;
 use eunomia_plugin::syscalls;
 use serde::Deserialize;
 
+use gaps::Gaps;
 use pipes::Pipes;
 use repeats::Repeats;
 use rules::Rule;
@@ -22,6 +24,7 @@ struct Alerts {
     rules: Vec<Rule>,
     pipes: Pipes,
     repeats: Repeats,
+    gaps: Gaps,
 }
 
 #[derive(Deserialize)]
@@ -69,7 +72,7 @@ impl Alerts {
         let key = (rule.name.clone(), subject.task.pid, subject.task.start_time, subject.thing());
         // Each execution is another program; anything else a process may do over and over.
         if matches!(subject.event, Event::Exec(_)) || self.repeats.is_new(key, alert.time) {
-            alert.raise();
+            self.gaps.note(alert).raise();
         }
         true
     }
@@ -81,7 +84,7 @@ impl OnExec for Alerts {
             if !self.judge(Event::Exec(event))
                 && let Some(alert) = self.pipes.watch(event, processes::lookup)
             {
-                alert.raise();
+                self.gaps.note(alert).raise();
             }
         }
     }
@@ -130,7 +133,13 @@ impl OnSeccompAction for Alerts {
     }
 }
 
-export!(Alerts: OnExec, OnFileOpen, OnFileChange, OnTcpConnect, SelectSyscalls, OnSyscall, OnSeccompAction);
+impl OnGap for Alerts {
+    fn on_gap(&mut self, events: Vec<Gap>) {
+        events.into_iter().for_each(|gap| self.gaps.remember(gap));
+    }
+}
+
+export!(Alerts: OnExec, OnFileOpen, OnFileChange, OnTcpConnect, SelectSyscalls, OnSyscall, OnSeccompAction, OnGap);
 
 #[cfg(test)]
 mod tests {

@@ -69,4 +69,5 @@ print! {
     OnCgroupCreated::on_cgroup_created(CgroupCreated), "cgroup-created";
     OnCgroupRemoved::on_cgroup_removed(CgroupRemoved), "cgroup-removed";
     OnAlert::on_alert(RaisedAlert), "alert";
+    OnGap::on_gap(Gap), "gap";
 }

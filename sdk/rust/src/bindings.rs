@@ -20,8 +20,8 @@ mod services {
 }
 
 pub use services::eunomia::plugin::{
-    alerts, cgroup, container_registry, containers, files, ipc, process, processes, seccomp, syscall, syscalls, tcp,
-    types,
+    alerts, cgroup, container_registry, containers, files, gaps, ipc, process, processes, seccomp, syscall, syscalls,
+    tcp, types,
 };
 
 macro_rules! exported {
@@ -44,6 +44,7 @@ macro_rules! exported {
                     "eunomia:plugin/containers@0.1.0": crate::bindings::containers,
                     "eunomia:plugin/container-registry@0.1.0": crate::bindings::container_registry,
                     "eunomia:plugin/alerts@0.1.0": crate::bindings::alerts,
+                    "eunomia:plugin/gaps@0.1.0": crate::bindings::gaps,
                 },
                 pub_export_macro: true,
                 export_macro_name: "export",
@@ -73,6 +74,7 @@ exported! {
     OnCgroupCreated, "handles-cgroup-created";
     OnCgroupRemoved, "handles-cgroup-removed";
     OnAlert, "handles-alert";
+    OnGap, "handles-gap";
     OnTick, "handles-tick";
     FilterExec, "filters-exec";
     FilterExit, "filters-exit";
@@ -92,4 +94,5 @@ exported! {
     FilterCgroupCreated, "filters-cgroup-created";
     FilterCgroupRemoved, "filters-cgroup-removed";
     Life, "lives";
+    KeepsState, "keeps-state";
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::containers::{self, Container};
 use crate::files::FileIo;
+use crate::gaps::Gap;
 use crate::raise::About;
 use crate::syscall::{Syscall, SyscallReturn};
 
@@ -33,6 +34,12 @@ macro_rules! flat {
 }
 
 flat!(Syscall, SyscallReturn, FileIo);
+
+impl InCgroup for Gap {
+    fn cgroup(&self) -> Option<u64> {
+        None
+    }
+}
 
 /// Keeps the host's answers to [`containers::lookup`] for as long as they hold.
 ///

@@ -36,8 +36,8 @@ mod settings;
 use std::marker::PhantomData;
 
 pub use bindings::{
-    alerts, cgroup, container_registry, containers, files, ipc, process, processes, seccomp, syscall, syscalls, tcp,
-    types,
+    alerts, cgroup, container_registry, containers, files, gaps, ipc, process, processes, seccomp, syscall, syscalls,
+    tcp, types,
 };
 pub use container_cache::{ContainerCache, ContainersOfRun, InCgroup};
 pub use raise::About;
@@ -49,6 +49,7 @@ pub mod prelude {
     pub use crate::cgroup::{CgroupCreated, CgroupRemoved};
     pub use crate::containers::Container;
     pub use crate::files::{Change, FileActivity, FileChange, FileIo, FileOpen, FileOperation, FileType};
+    pub use crate::gaps::Gap;
     pub use crate::ipc::IpcAccess;
     pub use crate::process::{Exec, Exit, Fork};
     pub use crate::seccomp::SeccompAction;
@@ -56,7 +57,8 @@ pub mod prelude {
     pub use crate::tcp::{TcpAccept, TcpClose, TcpConnect};
     pub use crate::types::Task;
     pub use crate::{
-        About, ContainerCache, InCgroup, Plugin, container_registry, containers, export, from_config, processes,
+        About, ContainerCache, InCgroup, KeepsState, Plugin, container_registry, containers, export, from_config,
+        processes,
     };
     pub use crate::{
         FilterCgroupCreated, FilterCgroupRemoved, FilterExec, FilterExit, FilterFileActivity, FilterFileChange,
@@ -65,8 +67,8 @@ pub mod prelude {
     };
     pub use crate::{
         OnAlert, OnCgroupCreated, OnCgroupRemoved, OnExec, OnExit, OnFileActivity, OnFileChange, OnFileIo, OnFileOpen,
-        OnFork, OnIpcAccess, OnSeccompAction, OnSyscall, OnSyscallCount, OnSyscallReturn, OnTcpAccept, OnTcpClose,
-        OnTcpConnect, OnTick, SelectSyscalls,
+        OnFork, OnGap, OnIpcAccess, OnSeccompAction, OnSyscall, OnSyscallCount, OnSyscallReturn, OnTcpAccept,
+        OnTcpClose, OnTcpConnect, OnTick, SelectSyscalls,
     };
 }
 
@@ -153,6 +155,8 @@ interfaces! {
     OnCgroupRemoved::on_cgroup_removed(events: Vec<cgroup::CgroupRemoved>), on_cgroup_removed.handle;
     /// Handles alerts of other plugins: a run of them in time order.
     OnAlert::on_alert(events: Vec<alerts::RaisedAlert>), on_alert.handle;
+    /// Is told of events that are missing: a run of gaps in time order.
+    OnGap::on_gap(events: Vec<gaps::Gap>), on_gap.handle;
     /// Acts at regular times: `now` is nanoseconds since the Unix epoch, `interval` nanoseconds.
     OnTick::on_tick(now: types::Timestamp, interval: types::Nanoseconds), on_tick.handle;
     /// Decides which `exec` events pass: one answer per event, in the same order.
@@ -198,6 +202,28 @@ impl<P: Stored> bindings::Life::exports::eunomia::plugin::life::Guest for Export
 
     fn stop() {
         P::with(Plugin::stop);
+    }
+}
+
+/// Carries over what the plugin knows when a new version takes its place.
+pub trait KeepsState: Plugin {
+    /// What the new version has to know. Called after the last event, at most 4 MiB.
+    fn save(&mut self) -> Vec<u8>;
+
+    /// Takes what the version before has saved. Called after `start` and before the first event.
+    ///
+    /// # Errors
+    /// Whatever makes it useless. The text is shown to the operator, and the version before comes back.
+    fn restore(&mut self, bytes: Vec<u8>) -> Result<(), String>;
+}
+
+impl<P: KeepsState + Stored> bindings::KeepsState::exports::eunomia::plugin::state::Guest for Exports<P> {
+    fn save() -> Vec<u8> {
+        P::with(KeepsState::save)
+    }
+
+    fn restore(bytes: Vec<u8>) -> Result<(), String> {
+        P::with(|plugin| plugin.restore(bytes))
     }
 }
 

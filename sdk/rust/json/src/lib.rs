@@ -1,7 +1,7 @@
 //! `#[derive(Json)]`: serialises the records and enums that `bindgen!` and `generate!` make of the WIT package, so that an
 //! event has the same JSON wherever it is printed, and its names come from the WIT files alone.
 //!
-//! - a field keeps its name, in snake_case;
+//! - a field keeps its name, in snake_case, without the underscore that Rust adds to its own words;
 //! - a `Timestamp` is an RFC 3339 string with nanoseconds, UTC;
 //! - the fields of a record called `task` or `endpoints` stand beside those of the event;
 //! - a `FlatComm`, which is two numbers, is the text that they hold;
@@ -121,6 +121,11 @@ fn attribute(field: &Field) -> Tokens {
         quote!(#[serde(flatten)])
     } else if is_named_list(field) {
         quote!(#[serde(serialize_with = "named")])
+    } else if let Some(name) =
+        field.ident.as_ref().and_then(|ident| ident.to_string().strip_suffix('_').map(String::from))
+    {
+        // A name that is a word of Rust.
+        quote!(#[serde(rename = #name)])
     } else {
         quote!()
     }

@@ -29,6 +29,7 @@ struct Event {
     task: Task,
     end_time: Option<Timestamp>,
     r#type: What,
+    where_: u32,
     fields: Vec<Pair>,
 }
 
@@ -45,11 +46,12 @@ fn an_event_has_its_tasks_fields_beside_its_own_and_readable_times() {
         task: Task { pid: 7, start_time: 0 },
         end_time: Some(1),
         r#type: What::KillProcess,
+        where_: 3,
         fields: vec![Pair { name: "exe".into(), value: "/bin/sh".into() }],
     };
     let expected = json!({
         "time": "2026-01-02T03:04:05.000000006Z", "pid": 7, "start_time": "1970-01-01T00:00:00.000000000Z",
-        "end_time": "1970-01-01T00:00:00.000000001Z", "type": "kill_process", "fields": {"exe": "/bin/sh"},
+        "end_time": "1970-01-01T00:00:00.000000001Z", "type": "kill_process", "where": 3, "fields": {"exe": "/bin/sh"},
     });
     assert_eq!(to_value(event).unwrap(), expected);
 }

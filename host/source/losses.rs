@@ -1,0 +1,145 @@
+//! What the kernel and the reader have counted of a source, and what of it is lost: told as gaps while it happens.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
+use libbpf_rs::{MapCore, MapFlags, Object};
+
+use super::poll::{Tally, map};
+use super::{Source, SourceCounts};
+use crate::event::Kind;
+use crate::event::clock::Clock;
+use crate::event::layout::{self, c};
+use crate::wit::gaps::Gap;
+
+/// How often the kernel's counters are looked at, and so how long a gap is at least: some system calls for each source.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Losses by kind, where that is known, and place.
+type Lost = BTreeMap<(Option<Kind>, &'static str), u64>;
+
+/// What was told of a source's losses.
+pub struct Losses {
+    told: Lost,
+    /// Boot time until which they were told.
+    since: u64,
+    next: Instant,
+}
+
+impl Losses {
+    /// For a source that is attached at this boot time.
+    pub fn new(since: u64) -> Self {
+        Losses { told: Lost::new(), since, next: Instant::now() + LOOK_EVERY }
+    }
+
+    /// Whether it is time to look again.
+    pub fn is_due(&self) -> bool {
+        Instant::now() >= self.next
+    }
+
+    /// The gaps since the last look; `now` is boot time.
+    pub fn tell(&mut self, source: &Source, counts: &SourceCounts, clock: &Clock, now: u64) -> Vec<Gap> {
+        let (from, to) = (clock.time(self.since), clock.time(now));
+        self.since = now;
+        self.next = Instant::now() + LOOK_EVERY;
+        let lost = lost(counts);
+        let told = std::mem::replace(&mut self.told, lost.clone());
+        let more = lost.into_iter().map(|(key, count)| (key, count - told.get(&key).copied().unwrap_or(0).min(count)));
+        more.filter(|(_, count)| *count > 0)
+            .map(|((kind, place), count)| Gap {
+                time: to,
+                source: source.name.to_owned(),
+                missing: kind.map(|kind| kind.name().to_owned()),
+                where_: place.to_owned(),
+                count,
+                from,
+                to,
+            })
+            .collect()
+    }
+}
+
+/// Where a source's events were lost. Only the kernel's counters know of which kind they were.
+fn lost(counts: &SourceCounts) -> Lost {
+    let mut lost: Lost = counts.lost().map(|(place, count)| ((None, place), count)).collect();
+    for (kind, place, count) in &counts.lost_by_kind {
+        *lost.entry((None, place)).or_default() -= count;
+        lost.insert((Some(*kind), place), *count);
+    }
+    lost
+}
+
+/// What the kernel and the reader have counted of a source since it was attached.
+pub fn counts(source: &'static Source, object: &Object, tally: &Tally) -> SourceCounts {
+    let mut sum = SourceCounts {
+        source: source.name,
+        sent: tally.summed.get(),
+        undecodable: tally.undecodable.get(),
+        late: tally.late.get(),
+        ..Default::default()
+    };
+    let Some(counters) = map(object, "counters") else { return sum };
+    for kind in source.kinds().iter() {
+        let Some(row) = kind.record_number() else { continue };
+        let per_cpu = counters.lookup_percpu(&row.to_ne_bytes(), MapFlags::ANY).ok().flatten().unwrap_or_default();
+        let (mut kinds_dropped, mut kinds_nested) = (0, 0);
+        for bytes in per_cpu {
+            let Some(c::record_counts { sent, dropped, nested }) = layout::read(&bytes) else { continue };
+            sum.sent += sent;
+            kinds_dropped += dropped;
+            kinds_nested += nested;
+        }
+        sum.dropped += kinds_dropped;
+        sum.nested += kinds_nested;
+        sum.lost_by_kind.push((kind, super::KERNEL_RING, kinds_dropped));
+        sum.lost_by_kind.push((kind, super::NESTED, kinds_nested));
+    }
+    sum
+}
+
+/// How often the kernel did not run a source's programs. One that was interrupted while it ran is not run again on that CPU
+/// until it goes on, and kernels with full preemption do interrupt them: under load, for milliseconds, in which nobody's
+/// calls are seen there. That a program may forbid it (bpf_preempt_disable) does not help: it is interrupted as it allows it
+/// again.
+pub fn skipped(object: &Object) -> u64 {
+    let Some(id) = map(object, "control").and_then(|map| map.info().ok()).map(|info| info.info.id) else { return 0 };
+    let programs = ProgInfoIter::with_query_opts(ProgInfoQueryOptions::default().include_map_ids(true));
+    programs.filter(|program| program.map_ids.contains(&id)).map(|program| program.recursion_misses).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::{KERNEL_RING, SOURCES};
+
+    #[test]
+    fn a_loss_is_told_once_with_its_kind_and_the_time_since_the_last_look() {
+        let clock = Clock::new(0, 1_000);
+        let mut losses = Losses::new(5);
+        let mut counts = SourceCounts {
+            dropped: 7,
+            skipped: 2,
+            lost_by_kind: vec![(Kind::Exec, KERNEL_RING, 3), (Kind::Exit, KERNEL_RING, 4)],
+            ..Default::default()
+        };
+        let mut tell = |counts: &SourceCounts, now| {
+            let gaps = losses.tell(SOURCES[0], counts, &clock, now);
+            gaps.into_iter().map(|gap| (gap.missing, gap.where_, gap.count, gap.from, gap.to)).collect::<Vec<_>>()
+        };
+        let some = |kind: &str| Some(kind.to_owned());
+        let ring = KERNEL_RING.to_owned();
+        assert_eq!(
+            tell(&counts, 9),
+            [
+                (None, "skipped".to_owned(), 2, 1_005, 1_009),
+                (some("exec"), ring.clone(), 3, 1_005, 1_009),
+                (some("exit"), ring.clone(), 4, 1_005, 1_009),
+            ]
+        );
+        assert_eq!(tell(&counts, 11), []);
+        counts.dropped += 1;
+        counts.lost_by_kind[1].2 += 1;
+        assert_eq!(tell(&counts, 20), [(some("exit"), ring, 1, 1_011, 1_020)]);
+    }
+}
