@@ -36,6 +36,8 @@ pub struct Description {
     pub ticks: bool,
     /// It wants its settings, and to be told of its end.
     pub lives: bool,
+    /// It carries over what it knows to its next version.
+    pub keeps_state: bool,
     /// Host services that it imports.
     pub services: Vec<String>,
     /// WASI interfaces that it imports. They are there, and lead to nothing that is not granted.
@@ -214,6 +216,7 @@ fn describe_export(description: &mut Description, name: &str) {
     let kind = |prefix: &str| name.strip_prefix(prefix).and_then(|kind| kind.parse::<Kind>().ok());
     match name {
         "life" => description.lives = true,
+        "state" => description.keeps_state = true,
         "on-tick" => description.ticks = true,
         "select-syscalls" => description.selects_calls = true,
         _ => match (kind("on-"), kind("filter-")) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Engine, Result, Strategy, WasmBacktraceDetails};
 
@@ -40,6 +41,8 @@ pub struct Runtime {
     identity: Arc<[u8]>,
     /// Calls that run now.
     pub(super) running: Arc<AtomicUsize>,
+    /// Wakes whoever has to know that a plugin went back to the version before.
+    pub(super) rolled_back: Arc<Notify>,
 }
 
 impl Runtime {
@@ -64,7 +67,13 @@ impl Runtime {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         wit::Plugin::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
         let identity = machine_code::identity(&engine).into();
-        Ok(Runtime { engine, linker: Arc::new(linker), compiler: Arc::new(compiler), identity, running })
+        let (linker, compiler, rolled_back) = (Arc::new(linker), Arc::new(compiler), Arc::default());
+        Ok(Runtime { engine, linker, compiler, identity, running, rolled_back })
+    }
+
+    /// Wakes whoever waits for it when a plugin has gone back to the version before.
+    pub fn rolled_back(&self) -> Arc<Notify> {
+        self.rolled_back.clone()
     }
 
     /// Has a component compiled. Takes a processor's time: for a thread that may block.

@@ -14,16 +14,16 @@ use wasmtime::component::{
 };
 use wasmtime::{Store, Trap, UpdateDeadline};
 
+use super::Settings;
 use super::component::{Description, interface};
-use super::grants::Grants;
 use super::http::Http;
-use super::limits::{Limiter, Limits, START_DEADLINE_MS, WALL_MS};
+use super::limits::{Limiter, START_DEADLINE_MS, STATE_BYTES, WALL_MS};
 use super::lower::Run;
 use super::services::{Outlets, State};
 use crate::event::{CallSet, Kind, Record, Rows, Visitor};
 
 /// Why an instance has ended. It is never called again.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Fault(String);
 
 impl Fault {
@@ -45,6 +45,7 @@ impl fmt::Display for Fault {
 
 type StartFunc = TypedFunc<(String,), (Result<(), String>,)>;
 type SelectFunc = TypedFunc<(), (Vec<String>,)>;
+type RestoreFunc = TypedFunc<(Vec<u8>,), (Result<(), String>,)>;
 type CallFuture<'a, T> = Pin<Box<dyn Future<Output = wasmtime::Result<T>> + Send + 'a>>;
 
 /// An exported function that takes a run of events of one kind.
@@ -74,17 +75,20 @@ pub(super) struct Instance {
     select_calls: Option<SelectFunc>,
     start: Option<StartFunc>,
     stop: Option<TypedFunc<(), ()>>,
+    save: Option<TypedFunc<(), (Vec<u8>,)>>,
+    restore: Option<RestoreFunc>,
 }
 
 /// Everything that an instance is made of, for as many instances in turn as it takes.
+#[derive(Clone)]
 pub(super) struct Blueprint {
     pub name: Arc<str>,
+    /// Its number on the command line.
+    pub argument: usize,
     pub linked: InstancePre<State>,
     pub description: Description,
-    pub limits: Limits,
-    pub grants: Grants,
+    pub settings: Settings,
     pub http: Http,
-    pub config: String,
     pub outlets: Outlets,
     pub alerts_raised: Arc<AtomicU64>,
     pub running: Arc<AtomicUsize>,
@@ -93,10 +97,11 @@ pub(super) struct Blueprint {
 impl Blueprint {
     /// Makes an instance and starts it.
     pub async fn start(&self) -> Result<Instance> {
-        let limiter = Limiter::new(self.limits.memory_bytes);
+        let limiter = Limiter::new(self.settings.limits.memory_bytes);
         let (outlets, alerts_raised) = (self.outlets.clone(), self.alerts_raised.clone());
         let (http, running) = (self.http.clone(), self.running.clone());
-        let state = State::new(self.name.clone(), outlets, limiter, alerts_raised, running, (&self.grants, http))?;
+        let state =
+            State::new(self.name.clone(), outlets, limiter, alerts_raised, running, (&self.settings.grants, http))?;
         let mut store = Store::new(self.linked.engine(), state);
         store.limiter(|state| &mut state.limiter);
         store.epoch_deadline_callback(|mut store| {
@@ -111,7 +116,7 @@ impl Blueprint {
             .map_err(|fault| anyhow!("it could not be instantiated: {fault}"))?;
         let mut instance = self.look_up(store, &linked)?;
         if let Some(start) = instance.start {
-            let config = self.config.clone();
+            let config = self.settings.config.clone();
             let call =
                 |store| -> CallFuture<'_, _> { Box::pin(async move { start.call_async(store, (config,)).await }) };
             let (result,) = bounded(&mut instance.store, START_DEADLINE_MS, call)
@@ -144,8 +149,14 @@ impl Blueprint {
             true => (Some(find(&mut store, linked, "life", "start")?), Some(find(&mut store, linked, "life", "stop")?)),
             false => (None, None),
         };
-        let deadline_ms = self.limits.deadline_ms;
-        Ok(Instance { store, deadline_ms, handlers, filters, on_tick, select_calls, start, stop })
+        let (save, restore) = match description.keeps_state {
+            true => {
+                (Some(find(&mut store, linked, "state", "save")?), Some(find(&mut store, linked, "state", "restore")?))
+            }
+            false => (None, None),
+        };
+        let deadline_ms = self.settings.limits.deadline_ms;
+        Ok(Instance { store, deadline_ms, handlers, filters, on_tick, select_calls, start, stop, save, restore })
     }
 }
 
@@ -160,6 +171,32 @@ impl Instance {
         CallSet::named(&names).map(Some).map_err(|reason| anyhow!("it selects system calls, and {reason}"))
     }
 
+    /// Whether it handles events of this kind.
+    pub fn handles(&self, kind: Kind) -> bool {
+        self.handlers.contains_key(&kind)
+    }
+
+    /// What it has to tell the version that takes its place; none where it has no words for that.
+    pub async fn save(&mut self) -> Result<Option<Vec<u8>>, Fault> {
+        let Some(save) = self.save else { return Ok(None) };
+        let call = |store| -> CallFuture<'_, _> { Box::pin(async move { save.call_async(store, ()).await }) };
+        let (state,) = bounded(&mut self.store, START_DEADLINE_MS, call).await?;
+        match state.len() <= STATE_BYTES {
+            true => Ok(Some(state)),
+            false => Err(Fault(format!("its state has {} bytes, and at most {STATE_BYTES} are kept", state.len()))),
+        }
+    }
+
+    /// Tells it what the version before it has saved.
+    pub async fn restore(&mut self, state: Vec<u8>) -> Result<(), Fault> {
+        let Some(restore) = self.restore else { return Ok(()) };
+        let call = |store| -> CallFuture<'_, _> { Box::pin(async move { restore.call_async(store, (state,)).await }) };
+        let (result,) = bounded(&mut self.store, START_DEADLINE_MS, call).await?;
+        result.map_err(|reason| {
+            Fault(format!("it does not take over the state of the version before it: {}", reason.escape_debug()))
+        })
+    }
+
     /// Has a run of events handled.
     pub async fn handle(&mut self, rows: Rows) -> Result<(), Fault> {
         let handler = &self.handlers[&rows.kind];
@@ -171,7 +208,9 @@ impl Instance {
 
     /// Asks which events of a run pass: one answer per event.
     pub async fn keep(&mut self, rows: Rows) -> Result<Vec<bool>, Fault> {
-        let (filter, events) = (&self.filters[&rows.kind], rows.len());
+        let events = rows.len();
+        // It may stand in for another version, which filters more.
+        let Some(filter) = self.filters.get(&rows.kind) else { return Ok(vec![true; events]) };
         let kept = bounded(&mut self.store, self.deadline_ms, |store| filter.call(store, rows)).await?;
         match kept.len() == events {
             true => Ok(kept),

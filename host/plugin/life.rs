@@ -2,11 +2,11 @@
 //! plugin's queue and its filter requests, and never lets a fault out.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
 use super::instance::{Blueprint, Fault, Instance};
@@ -22,6 +22,10 @@ const MAX_FAULTS: usize = 5;
 
 /// Faults older than this are forgiven.
 const FAULT_WINDOW: Duration = Duration::from_secs(60);
+
+/// How long the version before a new one is kept: a new version that fails meanwhile gives its place back. Long enough for
+/// events of most sorts to have come, short enough for the operator who has put it there to be still looking.
+const PROBATION: Duration = Duration::from_secs(10);
 
 /// What a plugin should do after a fault, by its settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -52,16 +56,14 @@ pub struct CallCounts {
 }
 
 pub(super) struct Life {
-    blueprint: Blueprint,
+    blueprint: Arc<Blueprint>,
     /// None once the plugin is set aside.
     instance: Option<Instance>,
-    queue: Arc<Queue>,
-    requests: mpsc::Receiver<FilterRequest>,
-    interval: Duration,
-    on_fault: OnFault,
-    counts: Arc<CallCounts>,
-    state: Arc<Mutex<&'static str>>,
+    connections: Connections,
     faults: VecDeque<Instant>,
+    /// What to go back to, for as long as the plugin is a new version.
+    before: Option<(Handover, Instant)>,
+    on_probation: bool,
 }
 
 /// How a plugin's life is connected with the rest.
@@ -70,72 +72,138 @@ pub(super) struct Connections {
     pub requests: mpsc::Receiver<FilterRequest>,
     pub counts: Arc<CallCounts>,
     pub state: Arc<Mutex<&'static str>>,
+    /// A new version takes its place: it is to save its state.
+    pub replaced: Arc<AtomicBool>,
+    /// Where it says to which version it has gone back.
+    pub version_before: Arc<Mutex<Option<Arc<Blueprint>>>>,
+    pub rolled_back: Arc<Notify>,
+}
+
+/// What a version leaves to the one that takes its place.
+pub(super) struct Handover {
+    blueprint: Arc<Blueprint>,
+    state: Option<Vec<u8>>,
 }
 
 impl Life {
-    pub fn new(
-        blueprint: Blueprint,
-        instance: Instance,
-        connections: Connections,
-        interval: Duration,
-        on_fault: OnFault,
-    ) -> Self {
-        let Connections { queue, requests, counts, state } = connections;
-        let (instance, faults) = (Some(instance), VecDeque::new());
-        Life { blueprint, instance, queue, requests, interval, on_fault, counts, state, faults }
+    /// One on probation is a new version of a plugin, which gives its place back if it fails soon.
+    pub fn new(blueprint: Arc<Blueprint>, instance: Instance, connections: Connections, on_probation: bool) -> Self {
+        let (faults, before) = Default::default();
+        Life { blueprint, instance: Some(instance), connections, faults, before, on_probation }
     }
 
     /// Serves the plugin until its queue is closed and empty. `after`, where there is one, is the end of the version
     /// that this one replaces: that one handles its last event first.
-    pub async fn run(mut self, after: Option<oneshot::Receiver<()>>) {
+    pub async fn run(mut self, after: Option<oneshot::Receiver<Handover>>) -> Handover {
         if let Some(mut after) = after {
-            loop {
+            let handover = loop {
                 tokio::select! {
                     biased;
-                    _ = &mut after => break,
+                    handover = &mut after => break handover.ok(),
                     // Without a filter there is nobody to ask, which is no reason to go on.
-                    Some(request) = self.requests.recv() => self.answer(request).await,
+                    Some(request) = self.connections.requests.recv() => self.answer(request).await,
                 }
-            }
+            };
+            self.take_over(handover).await;
         }
-        self.say_state("running");
+        self.say_state(if self.instance.is_some() { "running" } else { "quarantined" });
         loop {
             tokio::select! {
                 biased;
-                Some(request) = self.requests.recv() => self.answer(request).await,
-                item = self.queue.pop() => match item {
+                Some(request) = self.connections.requests.recv() => self.answer(request).await,
+                item = self.connections.queue.pop() => match item {
                     Some(Item::Events(delivery)) => self.handle(delivery).await,
                     Some(Item::Tick { now }) => self.tick(now).await,
                     None => break,
                 },
             }
         }
-        if let Some(instance) = self.instance.take()
-            && let Err(fault) = instance.stop().await
-        {
-            self.counts.faults.fetch_add(1, Ordering::Relaxed);
+        let state = self.end().await;
+        self.say_state("stopped");
+        Handover { blueprint: self.blueprint, state }
+    }
+
+    /// Ends the instance; what it leaves to the version that takes its place.
+    async fn end(&mut self) -> Option<Vec<u8>> {
+        let mut instance = self.instance.take()?;
+        let mut state = None;
+        if self.connections.replaced.load(Ordering::Relaxed) {
+            match instance.save().await {
+                Ok(saved) => state = saved,
+                Err(fault) => {
+                    self.connections.counts.faults.fetch_add(1, Ordering::Relaxed);
+                    log::error!(
+                        "plugin {}: its state is lost: {fault}. The new version begins anew",
+                        self.blueprint.name
+                    );
+                    return None; // After a fault an instance is never called again.
+                }
+            }
+        }
+        if let Err(fault) = instance.stop().await {
+            self.connections.counts.faults.fetch_add(1, Ordering::Relaxed);
             log::error!("plugin {}: its stop function failed: {fault}", self.blueprint.name);
         }
-        self.say_state("stopped");
+        state
+    }
+
+    /// Takes the place of the version before.
+    async fn take_over(&mut self, handover: Option<Handover>) {
+        let Some(handover) = handover else { return };
+        let result = match (&mut self.instance, &handover.state) {
+            (Some(instance), Some(state)) => instance.restore(state.clone()).await,
+            _ => Ok(()),
+        };
+        if self.on_probation {
+            self.before = Some((handover, Instant::now() + PROBATION));
+        }
+        if let Err(fault) = result {
+            self.recover(fault).await;
+        }
+    }
+
+    /// Goes back to the version before, where this one is so new that there is one. Whether that runs.
+    async fn roll_back(&mut self, fault: &Fault) -> Result<(), Fault> {
+        let Some((Handover { blueprint, state }, until)) = self.before.take() else { return Err(fault.clone()) };
+        if Instant::now() > until {
+            return Err(fault.clone());
+        }
+        self.connections.counts.faults.fetch_add(1, Ordering::Relaxed);
+        log::error!(
+            "plugin {}: its new version fails: {fault}. The version before is back{}; put a mended file in its place",
+            blueprint.name,
+            if state.is_some() { ", with the state that it had" } else { "" }
+        );
+        let alerts_raised = self.connections.counts.alerts.clone();
+        self.blueprint = Arc::new(Blueprint { alerts_raised, ..(*blueprint).clone() });
+        let mut instance = self.blueprint.start().await.map_err(|error| Fault::new(format!("{error:#}")))?;
+        if let Some(state) = state {
+            instance.restore(state).await?;
+        }
+        self.instance = Some(instance);
+        *self.connections.version_before.lock().expect("no thread panics while it holds this") =
+            Some(self.blueprint.clone());
+        self.connections.rolled_back.notify_one();
+        Ok(())
     }
 
     fn say_state(&self, state: &'static str) {
-        *self.state.lock().expect("no thread panics while it holds this") = state;
+        *self.connections.state.lock().expect("no thread panics while it holds this") = state;
     }
 
     /// Handles a delivery to its end, across faults: what was not in the failed call goes to the next instance.
     async fn handle(&mut self, delivery: Delivery) {
-        let runs = runs_for(&delivery.batch, &delivery.keep, self.queue.wanted());
+        let runs = runs_for(&delivery.batch, &delivery.keep, self.connections.queue.wanted());
         for rows in runs.into_iter().flat_map(|rows| rows.pieces(CALL_EVENTS)) {
             self.handle_part(rows).await;
             // What was lost in a call that failed comes before the rest.
-            while let Some(gaps) = self.queue.gaps() {
-                for rows in runs_for(&gaps.batch, &gaps.keep, self.queue.wanted()) {
+            while let Some(gaps) = self.connections.queue.gaps() {
+                for rows in runs_for(&gaps.batch, &gaps.keep, self.connections.queue.wanted()) {
                     self.handle_part(rows).await;
                 }
             }
             // The events behind a filter wait for it: they come before its own.
-            while let Ok(request) = self.requests.try_recv() {
+            while let Ok(request) = self.connections.requests.try_recv() {
                 self.answer(request).await;
             }
         }
@@ -145,15 +213,18 @@ impl Life {
     async fn handle_part(&mut self, rows: Rows) {
         let (kind, events, times) = (rows.kind, rows.len(), times(&rows));
         let Some(instance) = &mut self.instance else {
-            return self.queue.settle(kind, events, times, Fate::Lost(Where::Quarantine));
+            return self.connections.queue.settle(kind, events, times, Fate::Lost(Where::Quarantine));
         };
+        if !instance.handles(kind) {
+            return self.connections.queue.settle(kind, events, times, Fate::Filtered);
+        }
         match instance.handle(rows).await {
             Ok(()) => {
-                self.counts.calls.fetch_add(1, Ordering::Relaxed);
-                self.queue.settle(kind, events, times, Fate::Delivered);
+                self.connections.counts.calls.fetch_add(1, Ordering::Relaxed);
+                self.connections.queue.settle(kind, events, times, Fate::Delivered);
             }
             Err(fault) => {
-                self.queue.settle(kind, events, times, Fate::Lost(Where::Fault));
+                self.connections.queue.settle(kind, events, times, Fate::Lost(Where::Fault));
                 self.recover(fault.losing(events, kind)).await;
             }
         }
@@ -161,8 +232,8 @@ impl Life {
 
     async fn tick(&mut self, now: u64) {
         let Some(instance) = &mut self.instance else { return };
-        match instance.tick(now, self.interval).await {
-            Ok(()) => _ = self.counts.calls.fetch_add(1, Ordering::Relaxed),
+        match instance.tick(now, Duration::from_millis(self.blueprint.settings.tick_ms)).await {
+            Ok(()) => _ = self.connections.counts.calls.fetch_add(1, Ordering::Relaxed),
             Err(fault) => self.recover(fault).await,
         }
     }
@@ -170,7 +241,7 @@ impl Life {
     async fn answer(&mut self, request: FilterRequest) {
         let Some(instance) = &mut self.instance else { return self.give_no_answer(request) };
         let runs = runs_for(&request.delivery.batch, &request.delivery.keep, request.kinds);
-        match keep(instance, &request.delivery, runs, &self.counts).await {
+        match keep(instance, &request.delivery, runs, &self.connections.counts).await {
             Ok(keep) => _ = request.reply.send(Some(keep)),
             Err(fault) => {
                 self.give_no_answer(request);
@@ -182,13 +253,17 @@ impl Life {
     fn give_no_answer(&self, request: FilterRequest) {
         let runs = runs_for(&request.delivery.batch, &request.delivery.keep, request.kinds);
         let events: usize = runs.iter().map(Rows::len).sum();
-        self.counts.unanswered.fetch_add(events as u64, Ordering::Relaxed);
+        self.connections.counts.unanswered.fetch_add(events as u64, Ordering::Relaxed);
         _ = request.reply.send(None);
     }
 
     /// After a fault: a fresh instance after a pause, or none when there have been too many.
     async fn recover(&mut self, mut fault: Fault) {
         self.instance = None;
+        match self.roll_back(&fault).await {
+            Ok(()) => return,
+            Err(last) => fault = last,
+        }
         while let Some(pause) = self.pause_after(&fault) {
             self.say_state("backing off");
             self.without_answers(sleep(pause)).await;
@@ -204,11 +279,11 @@ impl Life {
     }
 
     fn pause_after(&mut self, fault: &Fault) -> Option<Duration> {
-        self.counts.faults.fetch_add(1, Ordering::Relaxed);
+        self.connections.counts.faults.fetch_add(1, Ordering::Relaxed);
         let (name, now) = (&self.blueprint.name, Instant::now());
         self.faults.push_back(now);
         self.faults.retain(|at| now.duration_since(*at) < FAULT_WINDOW);
-        if self.on_fault == OnFault::Stop || self.faults.len() >= MAX_FAULTS {
+        if self.blueprint.settings.on_fault == OnFault::Stop || self.faults.len() >= MAX_FAULTS {
             log::error!(
                 "plugin {name}: {fault}. Faults within {} s: {}. It is set aside and gets no more events; put a new \
                  file in its place, or start the host again, to bring it back",
@@ -229,7 +304,7 @@ impl Life {
             tokio::select! {
                 biased;
                 () = &mut until => return,
-                Some(request) = self.requests.recv() => self.give_no_answer(request),
+                Some(request) = self.connections.requests.recv() => self.give_no_answer(request),
             }
         }
     }

@@ -26,6 +26,9 @@ pub const QUEUE_BYTES: u64 = 64 << 20;
 /// The most events of one call. The largest records have about 20 KiB, so that a call's events fit in a plugin's memory.
 pub const CALL_EVENTS: u32 = 256;
 
+/// The most that a plugin may hand over to its next version: a quarter of a plugin's memory, which also has to hold it.
+pub const STATE_BYTES: usize = 4 << 20;
+
 /// Core instances, memories and tables of one plugin: components of several modules need a handful.
 const MAX_PARTS: usize = 64;
 

@@ -13,6 +13,7 @@ mod machine_code;
 mod services;
 mod streams;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ use crate::dispatch::{CGROUP_KINDS, Member, Place, Queue};
 use crate::event::{Kind, KindSet};
 use http::Http;
 use instance::Blueprint;
-use life::{Connections, Life};
+use life::{Connections, Handover, Life};
 
 /// How often a plugin that wants ticks gets one unless its settings say otherwise.
 pub const TICK_MS: u64 = 1_000;
@@ -84,9 +85,14 @@ pub struct Plugin {
     /// The counts of its calls.
     pub counts: Arc<CallCounts>,
     state: Arc<Mutex<&'static str>>,
+    /// A new version takes its place: it is to save its state.
+    replaced: Arc<AtomicBool>,
+    version_before: Arc<Mutex<Option<Arc<Blueprint>>>>,
     task: JoinHandle<()>,
-    ended: oneshot::Receiver<()>,
+    ended: oneshot::Receiver<Handover>,
 }
+
+const LOCK: &str = "no thread panics while it holds this";
 
 impl Plugin {
     /// Starts a plugin, and makes the member that is to join the line. When it replaces another, it handles its first
@@ -100,25 +106,43 @@ impl Plugin {
         replaces: Option<&mut Plugin>,
     ) -> Result<(Plugin, Member)> {
         let name: Arc<str> = name.into();
-        let counts = Arc::new(CallCounts::default());
         let mut outlets = outlets.clone();
         outlets.output = outlets.output.for_plugin();
         let blueprint = Blueprint {
             name: name.clone(),
+            argument,
             linked: compiled.link(runtime, &settings.grants)?,
             description: compiled.description.clone(),
-            limits: settings.limits.clone(),
-            grants: settings.grants.clone(),
-            http: Http::new(name.clone(), &settings.grants),
-            config: settings.config.clone(),
+            settings: settings.clone(),
+            http: Http::new(name, &settings.grants),
             outlets,
-            alerts_raised: counts.alerts.clone(),
+            alerts_raised: Arc::default(),
             running: runtime.running.clone(),
         };
+        let on_probation = replaces.is_some();
+        Self::begin(runtime, blueprint, replaces, on_probation).await
+    }
+
+    /// The version before, when the plugin has gone back to it: it is to join the line in the place of this, as it may want
+    /// other events. Told once.
+    pub async fn version_before(&mut self, runtime: &Runtime) -> Option<Result<(Plugin, Member)>> {
+        let version = self.version_before.lock().expect(LOCK).take()?;
+        Some(Self::begin(runtime, (*version).clone(), Some(self), false).await)
+    }
+
+    async fn begin(
+        runtime: &Runtime,
+        blueprint: Blueprint,
+        replaces: Option<&mut Plugin>,
+        on_probation: bool,
+    ) -> Result<(Plugin, Member)> {
+        let counts = Arc::new(CallCounts::default());
+        let blueprint = Blueprint { alerts_raised: counts.alerts.clone(), ..blueprint };
+        let (name, settings) = (blueprint.name.clone(), blueprint.settings.clone());
         let mut instance = blueprint.start().await?;
         let calls = instance.calls().await?;
 
-        let description = compiled.description.clone();
+        let description = blueprint.description.clone();
         let registers = settings.grants.container_registry && description.registers();
         let mut wanted = settings.events.map_or(description.handles, |events| description.handles.and(events));
         if calls.is_some_and(|calls| calls.is_empty()) {
@@ -133,31 +157,41 @@ impl Plugin {
         wanted = wanted.or(description.handles.and(KindSet::of(&[Kind::Gap])));
         let queue = Arc::new(Queue::new(wanted, settings.limits.queue_events, limits::QUEUE_BYTES).of_calls(calls));
         let (asks, requests) = mpsc::channel(1);
-        let interval = Duration::from_millis(settings.tick_ms);
         let member = Member {
             name: name.clone(),
-            place: Place { order: settings.order, argument, name: name.to_string() },
+            place: Place { order: settings.order, argument: blueprint.argument, name: name.to_string() },
             queue: queue.clone(),
             filter: (!description.filters.is_empty()).then_some((description.filters, asks)),
-            tick: description.ticks.then_some(interval),
+            tick: description.ticks.then_some(Duration::from_millis(settings.tick_ms)),
             closed_when_down: settings.closed_when_down,
             registers,
         };
         let state = Arc::new(Mutex::new("starting"));
-        let connections = Connections { queue: queue.clone(), requests, counts: counts.clone(), state: state.clone() };
-        let life = Life::new(blueprint, instance, connections, interval, settings.on_fault);
-        let after = replaces.map(|old| std::mem::replace(&mut old.ended, oneshot::channel().1));
+        let (replaced, version_before) = (Arc::default(), Arc::default());
+        let connections = Connections {
+            queue: queue.clone(),
+            requests,
+            counts: counts.clone(),
+            state: state.clone(),
+            replaced: Arc::clone(&replaced),
+            version_before: Arc::clone(&version_before),
+            rolled_back: runtime.rolled_back.clone(),
+        };
+        let life = Life::new(Arc::new(blueprint), instance, connections, on_probation);
+        let after = replaces.map(|old| {
+            old.replaced.store(true, Ordering::Relaxed);
+            std::mem::replace(&mut old.ended, oneshot::channel().1)
+        });
         let (end, ended) = oneshot::channel();
         let task = tokio::spawn(async move {
-            life.run(after).await;
-            drop(end); // Wakes the version that replaces this one.
+            _ = end.send(life.run(after).await);
         });
-        Ok((Plugin { name, description, queue, counts, state, task, ended }, member))
+        Ok((Plugin { name, description, queue, counts, state, replaced, version_before, task, ended }, member))
     }
 
     /// What it is doing: `running`, `backing off`, `quarantined` or `stopped`.
     pub fn state(&self) -> &'static str {
-        *self.state.lock().expect("no thread panics while it holds this")
+        *self.state.lock().expect(LOCK)
     }
 
     /// Waits for its end, which its queue's closing brings about.

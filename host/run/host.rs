@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::summary::PluginSummary;
@@ -123,6 +124,29 @@ impl Host {
         _ = self.messages.send(Message::Join(Box::new(member))).await;
         log::info!("plugin {name} {}", if swaps { "exchanged for its new version" } else { "loaded" });
         Ok(())
+    }
+
+    /// Wakes whoever waits for it when a plugin has gone back to the version before; then `follow_back` is to be called.
+    pub fn rolled_back(&self) -> Arc<Notify> {
+        self.runtime.rolled_back()
+    }
+
+    /// Has the versions that plugins have gone back to join the line, with what those want.
+    pub async fn follow_back(&mut self) {
+        let mut versions = Vec::new();
+        for (name, plugin) in &mut self.plugins.running {
+            match plugin.version_before(&self.runtime).await {
+                Some(Ok((version, member))) => versions.push((name.clone(), version, member)),
+                Some(Err(error)) => log::error!("plugin {name}: {error:#}; it goes on with the new version's events"),
+                None => {}
+            }
+        }
+        for (name, version, member) in versions {
+            self.plugins.leaving.extend(self.plugins.running.insert(name, version));
+            self.attach_sources();
+            _ = self.messages.send(Message::Join(Box::new(member))).await;
+        }
+        self.plugins.retire_ended();
     }
 
     async fn unload(&mut self, name: &str) {

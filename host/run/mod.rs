@@ -13,7 +13,7 @@ use tokio::task::block_in_place;
 
 use crate::compile::{self, Cache, Compiler};
 use crate::config::{CacheFolder, Command, Config};
-use crate::directory::{Change, Directory};
+use crate::directory::Directory;
 use crate::dispatch::{Containers, Dispatcher, Message, Only, Processes, Tree, Watch};
 use crate::output::{self, Writer};
 use crate::plugin::{self, Outlets, Runtime};
@@ -137,9 +137,12 @@ fn cache(folder: &CacheFolder) -> Result<Option<Cache>> {
 
 async fn follow(host: &mut Host, directory: Option<Directory>) {
     let Some(mut directory) = directory else { return std::future::pending().await };
+    let rolled_back = host.rolled_back();
     loop {
-        let changes: Vec<Change> = directory.changes().await;
-        host.follow(changes).await;
+        tokio::select! {
+            changes = directory.changes() => host.follow(changes).await,
+            () = rolled_back.notified() => host.follow_back().await,
+        }
     }
 }
 

@@ -74,6 +74,7 @@ pub fn inspect(file: &Path) -> Result<()> {
     let life = [
         (description.ticks, "ticks"),
         (description.lives, "start and stop"),
+        (description.keeps_state, "its state kept"),
         (description.selects_calls, "some system calls alone"),
     ];
     line("wants", life.iter().filter(|(wants, _)| *wants).map(|(_, what)| *what).collect::<Vec<_>>().join(", "));
