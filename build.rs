@@ -42,7 +42,15 @@ fn build(clang: &str, source: &Path, out: &Path, name: &str) -> String {
         .source(source)
         .obj(out.join(format!("{name}.bpf.o")))
         .clang(clang)
-        .clang_args([format!("-D__TARGET_ARCH_{}", target()).as_str(), "-Wall", "-Werror", "-I", "bpf"])
+        // A flat record is filled by its fields, and sent by what every record begins with.
+        .clang_args([
+            format!("-D__TARGET_ARCH_{}", target()).as_str(),
+            "-fno-strict-aliasing",
+            "-Wall",
+            "-Werror",
+            "-I",
+            "bpf",
+        ])
         .reference_obj(true)
         .build_and_generate(&skeleton)
         .unwrap_or_else(|error| panic!("{}: {error:#}", source.display()));

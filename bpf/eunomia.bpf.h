@@ -14,11 +14,24 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 /* The most pids, names or users that one run can be narrowed to. */
 #define NARROWING_ENTRIES 1024
 
-/* The host sets the size before loading. */
-struct {
+struct ring {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 20);
-} events SEC(".maps");
+	__uint(max_entries, 1 << 16);
+};
+
+/*
+ * Where records are put: one ring, or where they come by the million one for each CPU, or else CPUs would wait for each other. The
+ * host sets their number before loading, and puts them here before anything is attached.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct ring);
+} rings SEC(".maps");
+
+/* What of a CPU's number says which ring is its own. */
+const volatile __u32 ring_mask SEC(".rodata.rings");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -65,6 +78,15 @@ struct {
 	__type(value, __u8);
 } only_comms SEC(".maps");
 
+/*
+ * Whether the kernel (5.11 and later) hands out the current task as what it is, so that its fields are read as plain memory: a
+ * fraction of what a probe's read costs.
+ */
+static __always_inline bool has_task_btf(void)
+{
+	return bpf_core_enum_value_exists(enum bpf_func_id___known, BPF_FUNC_get_current_task_btf___known);
+}
+
 static __always_inline bool wanted(enum record_kind kind)
 {
 	__u32 key = CONTROL_WANTED;
@@ -106,7 +128,7 @@ static __always_inline bool in_wanted_cgroup(void)
 static __always_inline bool narrowed_out(struct task_struct *task)
 {
 	if (narrowing.exclude_pid || narrowing.pids) {
-		__u32 pid = BPF_CORE_READ(task, tgid);
+		__u32 pid = bpf_get_current_pid_tgid() >> 32;
 		if (pid == narrowing.exclude_pid)
 			return true;
 		if (narrowing.pids && !bpf_map_lookup_elem(&only_pids, &pid))
@@ -154,17 +176,23 @@ static __always_inline void fill_task(struct record_task *to, struct task_struct
 }
 
 /* The current task in a flat record, which has these fields by themselves. */
-#define FILL_FLAT(record, task)                                                                                        \
+#define FILL_FLAT(flat, task)                                                                                          \
 	do {                                                                                                           \
 		__u64 ids = bpf_get_current_pid_tgid(), owner = bpf_get_current_uid_gid();                             \
-		(record)->start_time = BPF_CORE_READ(task, group_leader, start_boottime);                              \
-		(record)->cgroup = bpf_get_current_cgroup_id();                                                        \
-		bpf_get_current_comm((record)->comm, COMM_BYTES);                                                      \
-		(record)->pid = ids >> 32;                                                                             \
-		(record)->tid = ids;                                                                                   \
-		(record)->ppid = BPF_CORE_READ(task, real_parent, tgid);                                               \
-		(record)->uid = owner;                                                                                 \
-		(record)->gid = owner >> 32;                                                                           \
+		if (has_task_btf()) {                                                                                  \
+			struct task_struct *self = bpf_get_current_task_btf();                                         \
+			(flat)->start_time = self->group_leader->start_boottime;                                       \
+			(flat)->ppid = self->real_parent->tgid;                                                        \
+		} else {                                                                                               \
+			(flat)->start_time = BPF_CORE_READ(task, group_leader, start_boottime);                        \
+			(flat)->ppid = BPF_CORE_READ(task, real_parent, tgid);                                         \
+		}                                                                                                      \
+		(flat)->cgroup = bpf_get_current_cgroup_id();                                                          \
+		bpf_get_current_comm((flat)->comm, COMM_BYTES);                                                        \
+		(flat)->pid = ids >> 32;                                                                               \
+		(flat)->tid = ids;                                                                                     \
+		(flat)->uid = owner;                                                                                   \
+		(flat)->gid = owner >> 32;                                                                             \
 	} while (0)
 
 /* Another program of the kind may interrupt this one on the same CPU, in the middle of an addition. */
@@ -179,12 +207,13 @@ static __always_inline void count(__u64 *counter)
  */
 static __always_inline void send(struct record_start *start, enum record_kind kind, __u64 length)
 {
-	__u32 row = kind, key = CONTROL_READER_ASLEEP;
+	__u32 row = kind, key = CONTROL_READER_ASLEEP, which = bpf_get_smp_processor_id() & ring_mask;
 	struct record_counts *counts = bpf_map_lookup_elem(&counters, &row);
 	__u64 *asleep = bpf_map_lookup_elem(&control, &key);
+	void *ring = bpf_map_lookup_elem(&rings, &which);
 	__u64 flags = BPF_RB_NO_WAKEUP;
 
-	if (!counts || !asleep)
+	if (!counts || !asleep || !ring)
 		return;
 	if (*asleep) {
 		*asleep = 0;
@@ -193,7 +222,7 @@ static __always_inline void send(struct record_start *start, enum record_kind ki
 	start->kind = kind;
 	start->length = length;
 	start->time = bpf_ktime_get_boot_ns();
-	if (bpf_ringbuf_output(&events, start, length, flags) == 0)
+	if (bpf_ringbuf_output(ring, start, length, flags) == 0)
 		count(&counts->sent);
 	else
 		count(&counts->dropped);

@@ -166,12 +166,14 @@ static __always_inline int on_io(struct file *file, enum file_did did, long valu
 	struct inode *inode = BPF_CORE_READ(file, f_inode);
 	__u32 device = BPF_CORE_READ(inode, i_sb, s_dev);
 	if (each) {
-		struct file_io_record record = { .bytes = bytes, .error = seen_error(value), .operation = did };
-		FILL_FLAT(&record, task);
-		record.device = device;
-		record.inode = BPF_CORE_READ(inode, i_ino);
-		record.type = type_of(inode);
-		send(&record.start, RECORD_FILE_IO, sizeof(record));
+		struct file_io_record record = {
+			.flat = { .bytes = bytes, .error = seen_error(value), .operation = did },
+		};
+		FILL_FLAT(&record.flat, task);
+		record.flat.device = device;
+		record.flat.inode = BPF_CORE_READ(inode, i_ino);
+		record.flat.type = type_of(inode);
+		send((struct record_start *)&record, RECORD_FILE_IO, sizeof(record));
 	}
 	if (activity) {
 		struct activity_key key = {

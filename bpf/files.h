@@ -35,9 +35,9 @@ enum file_changed {
 	CHANGE_TRUNCATE = 8,
 };
 
-/* Flat: behind kind and length, the bytes are those of the WIT record, in its order, with boot times. */
-struct file_io_record {
-	struct record_start start;
+/* Flat: the bytes of the WIT record, in its order, with boot times. */
+struct file_io_flat {
+	__u64 time;
 	__u64 start_time;
 	__u64 cgroup;
 	char comm[COMM_BYTES];
@@ -53,6 +53,13 @@ struct file_io_record {
 	__u8 operation; /* enum file_did */
 	__u8 type; /* enum file_kind */
 	__u8 padding[2];
+};
+
+/* How it enters the ring: as every record begins, for the time is the first of the fields. */
+struct file_io_record {
+	__u32 kind;
+	__u32 length;
+	struct file_io_flat flat;
 };
 
 /* What is summed: an entry of the maps activity_0 and activity_1. */

@@ -29,11 +29,13 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
 /* Helpers that not every kernel has. */
 enum bpf_func_id___known {
+	BPF_FUNC_get_current_task_btf___known = 158,
 	BPF_FUNC_get_func_ret___known = 184,
 };
 

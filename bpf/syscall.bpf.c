@@ -49,7 +49,41 @@ static __always_inline bool selects(enum record_kind kind, __u32 number, __u32 a
 	return bits && (*bits & (1ULL << (bit % 64)));
 }
 
-static __always_inline int on_enter(long number, const __u64 args[6])
+/* Where the arguments of a call are found. */
+enum arguments {
+	IN_REGISTERS, /* which may be read as plain memory */
+	IN_RAW_REGISTERS,
+	IN_EVENT,
+};
+
+#define FILL_ARGUMENTS(flat, parameter)                                                                                \
+	do {                                                                                                           \
+		(flat)->arg0 = parameter(1);                                                                           \
+		(flat)->arg1 = parameter(2);                                                                           \
+		(flat)->arg2 = parameter(3);                                                                           \
+		(flat)->arg3 = parameter(4);                                                                           \
+		(flat)->arg4 = parameter(5);                                                                           \
+		(flat)->arg5 = parameter(6);                                                                           \
+	} while (0)
+#define REGISTER(number) PT_REGS_PARM##number##_SYSCALL((struct pt_regs *)from)
+#define RAW_REGISTER(number) PT_REGS_PARM##number##_CORE_SYSCALL((struct pt_regs *)from)
+
+static __always_inline void fill_arguments(struct syscall_flat *flat, enum arguments are, void *from)
+{
+	__u64 args[6];
+
+	if (are == IN_REGISTERS) {
+		FILL_ARGUMENTS(flat, REGISTER);
+	} else if (are == IN_RAW_REGISTERS) {
+		FILL_ARGUMENTS(flat, RAW_REGISTER);
+	} else {
+		/* Not by the context's own fields: the verifier wants their offsets constant. */
+		BPF_CORE_READ_INTO(&args, (struct trace_event_raw_sys_enter *)from, args);
+		__builtin_memcpy(&flat->arg0, args, sizeof(args));
+	}
+}
+
+static __always_inline int on_enter(long number, enum arguments are, void *from)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	__u32 abi = abi_of(task, &number);
@@ -59,11 +93,10 @@ static __always_inline int on_enter(long number, const __u64 args[6])
 	if ((!calls && !timed) || narrowed_out(task))
 		return 0;
 	if (calls) {
-		struct syscall_record record = { .number = number, .abi = abi };
-		FILL_FLAT(&record, task);
-		for (int i = 0; i < 6; i++)
-			record.args[i] = args[i];
-		send(&record.start, RECORD_SYSCALL, sizeof(record));
+		struct syscall_record record = { .flat = { .number = number, .abi = abi } };
+		FILL_FLAT(&record.flat, task);
+		fill_arguments(&record.flat, are, from);
+		send((struct record_start *)&record, RECORD_SYSCALL, sizeof(record));
 	}
 	if (timed) {
 		struct begun now = { .time = bpf_ktime_get_boot_ns(), .number = number, .abi = abi };
@@ -117,9 +150,11 @@ static __always_inline int on_return(long number, long value)
 	if ((!returns && !counts) || narrowed_out(task))
 		return 0;
 	if (returns) {
-		struct syscall_return_record record = { .number = number, .abi = abi, .value = value, .duration = duration };
-		FILL_FLAT(&record, task);
-		send(&record.start, RECORD_SYSCALL_RETURN, sizeof(record));
+		struct syscall_return_record record = {
+			.flat = { .number = number, .abi = abi, .value = value, .duration = duration },
+		};
+		FILL_FLAT(&record.flat, task);
+		send((struct record_start *)&record, RECORD_SYSCALL_RETURN, sizeof(record));
 	}
 	if (counts) {
 		struct count_key key = { .pid = bpf_get_current_pid_tgid() >> 32, .number = number, .abi = abi };
@@ -131,31 +166,22 @@ static __always_inline int on_return(long number, long value)
 	return 0;
 }
 
-static __always_inline int on_enter_regs(struct pt_regs *regs, long number)
-{
-	__u64 args[6] = {
-		PT_REGS_PARM1_CORE_SYSCALL(regs), PT_REGS_PARM2_CORE_SYSCALL(regs), PT_REGS_PARM3_CORE_SYSCALL(regs),
-		PT_REGS_PARM4_CORE_SYSCALL(regs), PT_REGS_PARM5_CORE_SYSCALL(regs), PT_REGS_PARM6_CORE_SYSCALL(regs),
-	};
-	return on_enter(number, args);
-}
-
 SEC("tp_btf/sys_enter")
 int BPF_PROG(enter_btf, struct pt_regs *regs, long number)
 {
-	return on_enter_regs(regs, number);
+	return on_enter(number, IN_REGISTERS, regs);
 }
 
 SEC("tp_btf/sys_exit")
 int BPF_PROG(return_btf, struct pt_regs *regs, long value)
 {
-	return on_return(BPF_CORE_READ(regs, orig_ax), value);
+	return on_return(regs->orig_ax, value);
 }
 
 SEC("raw_tp/sys_enter")
 int BPF_PROG(enter_raw, struct pt_regs *regs, long number)
 {
-	return on_enter_regs(regs, number);
+	return on_enter(number, IN_RAW_REGISTERS, regs);
 }
 
 SEC("raw_tp/sys_exit")
@@ -167,10 +193,7 @@ int BPF_PROG(return_raw, struct pt_regs *regs, long value)
 SEC("tp/raw_syscalls/sys_enter")
 int enter_tp(struct trace_event_raw_sys_enter *event)
 {
-	__u64 args[6];
-	/* Not by the context's own fields: the verifier wants their offsets constant. */
-	BPF_CORE_READ_INTO(&args, event, args);
-	return on_enter(event->id, args);
+	return on_enter(event->id, IN_EVENT, event);
 }
 
 SEC("tp/raw_syscalls/sys_exit")

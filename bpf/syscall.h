@@ -15,9 +15,9 @@ enum syscall_abi {
 /* Words of the calls that are wanted, for each kind and each way to call: numbers up to 1023. */
 #define SELECTION_WORDS 16
 
-/* Flat: behind kind and length, the bytes are those of the WIT record, in its order, with boot times. */
-struct syscall_record {
-	struct record_start start;
+/* Flat: the bytes of the WIT record, in its order, with boot times. */
+struct syscall_flat {
+	__u64 time;
 	__u64 start_time;
 	__u64 cgroup;
 	char comm[COMM_BYTES];
@@ -27,13 +27,18 @@ struct syscall_record {
 	__u32 uid;
 	__u32 gid;
 	__u32 number;
-	__u64 args[6];
+	__u64 arg0;
+	__u64 arg1;
+	__u64 arg2;
+	__u64 arg3;
+	__u64 arg4;
+	__u64 arg5;
 	__u8 abi;
 	__u8 padding[7];
 };
 
-struct syscall_return_record {
-	struct record_start start;
+struct syscall_return_flat {
+	__u64 time;
 	__u64 start_time;
 	__u64 cgroup;
 	char comm[COMM_BYTES];
@@ -47,6 +52,19 @@ struct syscall_return_record {
 	__u64 duration;
 	__u8 abi;
 	__u8 padding[7];
+};
+
+/* How they enter the ring: as every record begins, for the time is the first of the fields. */
+struct syscall_record {
+	__u32 kind;
+	__u32 length;
+	struct syscall_flat flat;
+};
+
+struct syscall_return_record {
+	__u32 kind;
+	__u32 length;
+	struct syscall_return_flat flat;
 };
 
 /* What is summed: an entry of the maps counts_0 and counts_1. */

@@ -19,9 +19,13 @@
 /* The largest errno: a return value from -4095 to -1 is an error. */
 #define MAX_ERRNO 4095
 
+/* For the current task. */
 static __always_inline __u32 abi_of(struct task_struct *task, long *number)
 {
-	if (BPF_CORE_READ(task, thread_info.status) & TS_COMPAT)
+	__u32 status = has_task_btf() ? bpf_get_current_task_btf()->thread_info.status :
+					BPF_CORE_READ(task, thread_info.status);
+
+	if (status & TS_COMPAT)
 		return ABI_COMPAT;
 	if (*number & X32_SYSCALL_BIT) {
 		*number &= ~X32_SYSCALL_BIT;

@@ -57,8 +57,13 @@ const ROOMS: &[Room] = &[
 ];
 
 /// Modules behind a room's front door, and who may use them all the same: the thread that reads the kernel's rings
-/// decodes there and then.
-const INSIDE: &[(&str, &str)] = &[("source", "event::clock"), ("source", "event::decode"), ("source", "event::layout")];
+/// decodes there and then, and flat records are lowered as they are laid out.
+const INSIDE: &[(&str, &str)] = &[
+    ("source", "event::clock"),
+    ("source", "event::decode"),
+    ("source", "event::layout"),
+    ("plugin", "event::layout"),
+];
 
 /// The files with `unsafe`: reading raw bytes, lowering flat records, and taking machine code of the host's own making into
 /// the engine, which cannot know whose it is.

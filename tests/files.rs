@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use eunomia_host::event::{Columns, Kind, KindSet};
-use eunomia_host::wit::files::{Change, FileActivity, FileOperation, FileType};
+use eunomia_host::wit::files::{Change, FileActivity, FileIo, FileOperation, FileType};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
 use support::{Folder, each_hook, watch};
 
@@ -120,7 +120,8 @@ fn each_read_and_write_is_seen_with_its_size_and_error() {
             }
         });
         let count = |operation, inode, bytes, error| {
-            let events = seen.file_io.iter().filter(|event| event.pid == own_pid() && event.inode == inode);
+            let events =
+                seen.file_io.iter().map(FileIo::from).filter(|event| event.pid == own_pid() && event.inode == inode);
             events.filter(|event| (event.operation, event.bytes, event.error) == (operation, bytes, error)).count()
         };
         assert_eq!(count(FileOperation::Write, inode, 10, 0), TIMES, "{hook}");

@@ -11,7 +11,7 @@ use std::path::Path;
 use eunomia_host::event::{CallSet, Columns, Kind, KindSet};
 use eunomia_host::source::Wanted;
 use eunomia_host::wit::ipc::{ObjectKind, Verdict};
-use eunomia_host::wit::syscall::Abi;
+use eunomia_host::wit::syscall::{Abi, Syscall, SyscallReturn};
 use eunomia_host::wit::tcp::{Direction, Family};
 use support::{CALLS, each_hook, is_tracepoint, run_calls, skipped, watch};
 
@@ -102,7 +102,8 @@ fn calls_and_returns_are_seen_one_by_one_with_their_arguments() {
         assert_eq!(returns.len(), CALLS, "{hook}: each fails with EISDIR");
         assert!(returns.iter().all(|back| back.duration > 0 && back.start_time == calls[0].start_time));
         let thread = fs::read_to_string("/proc/thread-self/comm").unwrap();
-        assert_eq!(calls[0].comm.low.to_le_bytes()[..4], thread.as_bytes()[..4]);
+        let comm = Syscall::from(calls[0]).comm;
+        assert_eq!(comm.low.to_le_bytes()[..4], thread.as_bytes()[..4]);
     });
 }
 
@@ -169,10 +170,12 @@ fn calls_through_other_entries_are_told_apart() {
         let seen = watch(hook, set(&[Kind::Syscall, Kind::SyscallReturn]), || ran = run_calls("other-abis"));
         let Some((pid, _)) = ran else { return };
         let calls = |abi, number| {
-            seen.syscall.iter().filter(move |call| call.pid == pid && call.abi == abi && call.number == number).count()
+            let calls = seen.syscall.iter().map(Syscall::from);
+            calls.filter(move |call| call.pid == pid && call.abi == abi && call.number == number).count()
         };
         let returns = |abi, number| {
-            let own = seen.syscall_return.iter().filter(move |back| back.pid == pid && back.abi == abi);
+            let own = seen.syscall_return.iter().map(SyscallReturn::from);
+            let own = own.filter(move |back| back.pid == pid && back.abi == abi);
             own.filter(move |back| back.number == number).map(|back| back.value).collect::<Vec<_>>()
         };
         assert_eq!(calls(Abi::Compat, COMPAT_GETPPID), CALLS, "{hook}");

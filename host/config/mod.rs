@@ -1,7 +1,9 @@
 //! The command line and the settings files, made into one validated `Config`. It knows nothing of the kernel or of Wasm.
 
+mod reading;
 mod settings;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -104,6 +106,12 @@ struct RunArgs {
     /// tracepoint means the last three
     #[arg(long, value_name = "HOOK,...", value_delimiter = ',')]
     hooks: Vec<String>,
+    /// How long an event may wait for others to be delivered with, in milliseconds [default: 1]
+    #[arg(long, value_name = "N")]
+    latency_ms: Option<u64>,
+    /// The size of a source's ring buffers together: 65536, 64K, 16M (may be repeated)
+    #[arg(long, value_name = "SOURCE=SIZE")]
+    ring_bytes: Vec<String>,
     /// Stop after so many seconds
     #[arg(long, value_name = "SECONDS")]
     duration: Option<f64>,
@@ -143,6 +151,11 @@ struct ConfigFile {
     containers: Vec<String>,
     #[serde(default)]
     hooks: Vec<String>,
+    #[serde(rename = "latency_ms")]
+    latency_ms: Option<u64>,
+    /// `[ring_bytes]`: sizes by source.
+    #[serde(rename = "ring_bytes", default)]
+    ring_bytes: BTreeMap<String, u64>,
     #[serde(rename = "duration_seconds")]
     duration: Option<f64>,
     alerts: Option<AlertFormat>,
@@ -152,7 +165,7 @@ struct ConfigFile {
     no_cache: bool,
     /// `[plugin.NAME]`: the same as NAME.toml, and read after it.
     #[serde(default)]
-    plugin: std::collections::BTreeMap<String, SettingsTable>,
+    plugin: BTreeMap<String, SettingsTable>,
 }
 
 /// What to run.
@@ -178,6 +191,10 @@ pub struct Config {
     pub containers: Vec<String>,
     /// Only these hooks; any when empty.
     pub hooks: Vec<String>,
+    /// How long an event may wait for others.
+    pub latency: Duration,
+    /// Sizes of rings, in bytes, of sources that are not to have their own.
+    pub ring_bytes: BTreeMap<String, u32>,
     /// How long to run.
     pub duration: Option<Duration>,
     /// How alerts are shown.
@@ -186,7 +203,7 @@ pub struct Config {
     pub summary: Option<PathBuf>,
     /// Where machine code is kept.
     pub cache: CacheFolder,
-    settings: std::collections::BTreeMap<String, SettingsTable>,
+    settings: BTreeMap<String, SettingsTable>,
 }
 
 /// Where machine code is kept from one run to the next.
@@ -230,6 +247,8 @@ impl RunArgs {
             include_self: self.include_self || file.include_self,
             containers: or_else(self.containers, file.containers),
             hooks: or_else(self.hooks, file.hooks),
+            latency: reading::latency(self.latency_ms.or(file.latency_ms))?,
+            ring_bytes: reading::ring_bytes(file.ring_bytes, &self.ring_bytes)?,
             duration: duration.context("the duration must be a positive number of seconds")?,
             alerts: self.alerts.or(file.alerts).unwrap_or_default(),
             summary: self.summary.or(file.summary),

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{CallSet, Columns, Kind, KindSet, Record};
-use crate::wit::syscall::{Syscall, SyscallCount, SyscallReturn};
+use super::layout::c::{syscall_flat, syscall_return_flat};
+use super::{CallSet, Columns, Kind, KindSet, Record, flat};
+use crate::wit::syscall::SyscallCount;
 
 /// Consecutive events of one kind: rows `start..end` of the kind's column.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,8 +87,8 @@ impl Keep {
 
     /// Drops the events that are about other system calls than these.
     pub fn select_calls(&mut self, batch: &Batch, calls: &CallSet) {
-        self.retain(batch, |call: &Syscall| calls.has(call.abi, call.number));
-        self.retain(batch, |call: &SyscallReturn| calls.has(call.abi, call.number));
+        self.retain(batch, |call: &syscall_flat| calls.has(flat::abi(call.abi), call.number));
+        self.retain(batch, |call: &syscall_return_flat| calls.has(flat::abi(call.abi), call.number));
         self.retain(batch, |call: &SyscallCount| calls.has(call.abi, call.number));
     }
 
@@ -199,17 +200,13 @@ fn merge(columns: &Columns) -> Vec<Run> {
         Kind::ALL.iter().filter_map(|kind| Some((columns.time(*kind, 0)?, *kind, 0))).collect();
     while let Some(&(_, kind, start)) = heads.iter().min() {
         let next_other = heads.iter().filter(|head| head.1 != kind).min().map(|head| (head.0, head.1));
-        let mut end = start + 1;
-        let mut time = columns.time(kind, end as usize);
-        while let Some(at) = time
-            && next_other.is_none_or(|other| (at, kind) < other)
-        {
-            end += 1;
-            time = columns.time(kind, end as usize);
-        }
-        runs.push(Run { kind, start, end });
+        let end = match next_other {
+            None => columns.count(kind),
+            Some(other) => columns.row_of(kind, start as usize, other),
+        };
+        runs.push(Run { kind, start, end: end as u32 });
         heads.retain(|head| head.1 != kind);
-        heads.extend(time.map(|at| (at, kind, end)));
+        heads.extend(columns.time(kind, end).map(|at| (at, kind, end as u32)));
     }
     runs
 }

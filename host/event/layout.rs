@@ -38,12 +38,15 @@ plain! {
     c::fork_record: HEADER + 2 * 4;
     c::record_start: START;
     c::record_header: HEADER;
-    c::syscall_record: 8 + 8 + FLAT_TASK - 8 + 6 * 8 + 8;
-    c::syscall_return_record: 8 + 8 + FLAT_TASK - 8 + 2 * 8 + 8;
+    c::syscall_flat: FLAT_TASK + 6 * 8 + 8;
+    c::syscall_record: 8 + size_of::<c::syscall_flat>();
+    c::syscall_return_flat: FLAT_TASK + 2 * 8 + 8;
+    c::syscall_return_record: 8 + size_of::<c::syscall_return_flat>();
     c::count_key: 3 * 4 + 4;
     c::count_value: 3 * 8 + TASK;
     c::syscall_count_record: HEADER + 3 * 8 + 2 * 4;
-    c::file_io_record: 8 + 8 + FLAT_TASK - 8 + 2 * 8 + 8;
+    c::file_io_flat: FLAT_TASK + 2 * 8 + 8;
+    c::file_io_record: 8 + size_of::<c::file_io_flat>();
     c::activity_key: 2 * 8 + 2 * 4;
     c::activity_value: 4 * 8 + TASK + 4 * 4 + 256;
     c::file_activity_record: HEADER + 5 * 8 + 6 * 4;
@@ -64,6 +67,11 @@ pub fn read<T: Plain>(bytes: &[u8]) -> Option<T> {
 
 /// A value's bytes.
 pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
-    // SAFETY: the value has no padding, so every byte of it is initialised.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast::<u8>(), size_of::<T>()) }
+    bytes_of_all(std::slice::from_ref(value))
+}
+
+/// Values' bytes, one behind the other.
+pub fn bytes_of_all<T: Plain>(values: &[T]) -> &[u8] {
+    // SAFETY: the values have no padding, so every byte of them is initialised.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) }
 }

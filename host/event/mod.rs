@@ -4,6 +4,7 @@
 mod batch;
 pub mod clock;
 pub mod decode;
+pub mod flat;
 pub mod layout;
 mod place;
 mod syscalls;
@@ -19,7 +20,7 @@ pub use syscalls::{CallSet, name as syscall_name, number as syscall_number};
 use crate::wit;
 use clock::Clock;
 use decode::DecodeError;
-use layout::c::record_kind;
+use layout::c::{self, record_kind};
 
 /// Now, in nanoseconds since the Unix epoch.
 pub fn now() -> u64 {
@@ -93,6 +94,15 @@ macro_rules! kinds {
                 match kind { $(Kind::$kind => self.$column.len(),)* }
             }
 
+            /// The row, from `start` on, of the first event of a kind that `other` events at a time come before.
+            fn row_of(&self, kind: Kind, start: usize, other: (u64, Kind)) -> usize {
+                match kind {
+                    $(Kind::$kind => {
+                        start + self.$column[start..].partition_point(|row| (row.time(), kind) < other)
+                    })*
+                }
+            }
+
             /// When a kind's event happened, by its row.
             pub fn time(&self, kind: Kind, row: usize) -> Option<u64> {
                 match kind { $(Kind::$kind => self.$column.get(row).map(Record::time),)* }
@@ -153,10 +163,10 @@ kinds! {
     /// A process forked.
     Fork, fork, wit::process::Fork, "fork", "process", RECORD_FORK => decode::process::fork;
     /// A system call began.
-    Syscall, syscall, wit::syscall::Syscall, "syscall", "syscall", RECORD_SYSCALL => decode::syscall::syscall;
+    Syscall, syscall, c::syscall_flat, "syscall", "syscall", RECORD_SYSCALL => flat::syscall;
     /// A system call returned.
-    SyscallReturn, syscall_return, wit::syscall::SyscallReturn, "syscall-return", "syscall",
-        RECORD_SYSCALL_RETURN => decode::syscall::syscall_return;
+    SyscallReturn, syscall_return, c::syscall_return_flat, "syscall-return", "syscall",
+        RECORD_SYSCALL_RETURN => flat::syscall_return;
     /// How often a process made a system call in an interval.
     SyscallCount, syscall_count, wit::syscall::SyscallCount, "syscall-count", "syscall",
         RECORD_SYSCALL_COUNT => decode::syscall::syscall_count;
@@ -164,7 +174,7 @@ kinds! {
     FileActivity, file_activity, wit::files::FileActivity, "file-activity", "files",
         RECORD_FILE_ACTIVITY => decode::files::file_activity;
     /// A file was read or written once.
-    FileIo, file_io, wit::files::FileIo, "file-io", "files", RECORD_FILE_IO => decode::files::file_io;
+    FileIo, file_io, c::file_io_flat, "file-io", "files", RECORD_FILE_IO => flat::file_io;
     /// A file was opened, or that failed.
     FileOpen, file_open, wit::files::FileOpen, "file-open", "files", RECORD_FILE_OPEN => decode::files::file_open;
     /// A file's name, owner, permissions or size was changed, or that failed.

@@ -1,5 +1,6 @@
 //! In which cgroup an event happened, for every kind.
 
+use super::layout::c;
 use crate::wit;
 
 /// Something that happened in a cgroup.
@@ -23,11 +24,11 @@ placed! {
     |event: wit::process::Exec| Some(event.task.cgroup);
     |event: wit::process::Exit| Some(event.task.cgroup);
     |event: wit::process::Fork| Some(event.task.cgroup);
-    |event: wit::syscall::Syscall| Some(event.cgroup);
-    |event: wit::syscall::SyscallReturn| Some(event.cgroup);
+    |event: c::syscall_flat| Some(event.cgroup);
+    |event: c::syscall_return_flat| Some(event.cgroup);
     |event: wit::syscall::SyscallCount| Some(event.task.cgroup);
     |event: wit::files::FileActivity| Some(event.task.cgroup);
-    |event: wit::files::FileIo| Some(event.cgroup);
+    |event: c::file_io_flat| Some(event.cgroup);
     |event: wit::files::FileOpen| Some(event.task.cgroup);
     |event: wit::files::FileChange| Some(event.task.cgroup);
     |event: wit::tcp::TcpConnect| Some(event.task.cgroup);

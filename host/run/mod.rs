@@ -17,7 +17,7 @@ use crate::directory::Directory;
 use crate::dispatch::{Containers, Dispatcher, Message, Only, Processes, Tree, Watch};
 use crate::output::{self, Writer};
 use crate::plugin::{self, Outlets, Runtime};
-use crate::source::{self, JudgedCgroups, Narrowing, Poller};
+use crate::source::{self, JudgedCgroups, Narrowing, Poller, Reading};
 use host::Host;
 use summary::Summary;
 
@@ -78,6 +78,7 @@ async fn run_plugins(config: Config) -> Result<()> {
         cgroups,
         containers: judged,
         exclude_pid: (!config.include_self).then(std::process::id),
+        reading: Reading { latency: config.latency, ring_bytes: config.ring_bytes.clone() },
     };
     let to_dispatcher = messages.clone();
     let deliver = move |batch| _ = to_dispatcher.blocking_send(Message::Batch(Box::new(batch)));

@@ -21,6 +21,7 @@ pub static CGROUP: Source = Source {
     name: "cgroup",
     object: include_bytes!(concat!(env!("OUT_DIR"), "/cgroup.bpf.o")),
     ring_bytes: RING_BYTES,
+    floods: false,
     rungs: &[
         Rung { hook: "tp_btf", programs: &["created_btf", "removed_btf"], misses: "" },
         Rung { hook: "raw_tp", programs: &["created_raw", "removed_raw"], misses: "" },

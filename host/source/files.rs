@@ -12,6 +12,7 @@ pub static FILES: Source = Source {
     name: "files",
     object: include_bytes!(concat!(env!("OUT_DIR"), "/files.bpf.o")),
     ring_bytes: RING_BYTES,
+    floods: true,
     rungs: &[
         Rung {
             hook: "fentry",

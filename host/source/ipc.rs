@@ -10,6 +10,7 @@ pub static IPC: Source = Source {
     name: "ipc",
     object: include_bytes!(concat!(env!("OUT_DIR"), "/ipc.bpf.o")),
     ring_bytes: RING_BYTES,
+    floods: false,
     rungs: &[
         Rung { hook: "fentry", programs: &["perms_exit", "owner_exit"], misses: LOCKS },
         Rung {

@@ -3,10 +3,14 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::{fs, io};
 
-use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, Object, ObjectBuilder, OpenObject, PrintLevel, set_print};
+use libbpf_rs::libbpf_sys::bpf_map_create_opts;
+use libbpf_rs::{
+    ErrorKind, Link, MapCore, MapFlags, MapHandle, MapType, Object, ObjectBuilder, OpenObject, PrintLevel, set_print,
+};
 
 use super::{Narrowing, Refusal, Rung, Source, State, probe};
 use crate::event::KindSet;
@@ -27,6 +31,12 @@ const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
 /// and are dropped by the host.
 const MAX_JUDGED_CGROUPS: u32 = 16_384;
 
+/// The most rings of a source. Where there are more CPUs, some share one.
+const MAX_RINGS: u32 = 64;
+
+/// The smallest ring: some milliseconds of one busy CPU.
+const MIN_RING_BYTES: u32 = 256 << 10;
+
 /// CAP_SYS_ADMIN, CAP_PERFMON and CAP_BPF in linux/capability.h.
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
@@ -40,6 +50,8 @@ thread_local! {
 /// A source's programs in the kernel.
 pub struct Loaded {
     pub object: Object,
+    /// Where its programs put their records.
+    pub rings: Vec<MapHandle>,
     /// Of each program of the rung, by name, what keeps it attached; none while it is not needed.
     links: BTreeMap<&'static str, Option<Link>>,
 }
@@ -82,7 +94,8 @@ pub fn quiet_libbpf() {
 
 /// Loads and attaches a source by its best rung.
 pub fn load(source: &Source, narrowing: &Narrowing) -> (Option<Loaded>, State) {
-    let wide = Narrowing { hooks: narrowing.hooks.clone(), exclude_pid: narrowing.exclude_pid, ..Default::default() };
+    let Narrowing { hooks, exclude_pid, reading, .. } = narrowing.clone();
+    let wide = Narrowing { hooks, exclude_pid, reading, ..Default::default() };
     let narrowing = if source.is_narrowed() { narrowing } else { &wide };
     let allowed = |rung: &Rung| narrowing.hooks.is_empty() || narrowing.hooks.iter().any(|hook| hook == rung.hook);
     let attempt = |rung: &Rung| probe::granted(rung.hook).and_then(|()| load_rung(source, rung, narrowing));
@@ -129,10 +142,11 @@ pub(super) fn load_rung(source: &Source, rung: &Rung, narrowing: &Narrowing) -> 
         Refusal { hook: rung.hook, reason, log: last_lines() }
     };
     let object = open_and_load(source, rung.programs, Some(narrowing)).map_err(|error| refused("load", &error))?;
+    let rings = make_rings(&object, source, narrowing).map_err(|error| refused("load", &error))?;
     let link =
         |name: &&'static str| Ok((*name, Some(attach(&object, name).map_err(|error| refused("attach", &error))?)));
     let links = rung.programs.iter().map(link).collect::<Result<_, Refusal>>()?;
-    Ok(Loaded { object, links })
+    Ok(Loaded { object, rings, links })
 }
 
 /// Loads an object with these programs and no others, attached to nothing yet.
@@ -161,12 +175,18 @@ pub fn open_and_load(source: &Source, programs: &[&str], narrowing: Option<&Narr
 fn prepare(open: &mut OpenObject, source: &Source, narrowing: Option<&Narrowing>) -> libbpf_rs::Result<()> {
     for mut map in open.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
-        if name == "events" {
-            map.set_max_entries(source.ring_bytes)?;
+        if name == "rings" {
+            map.set_max_entries(ring_count(source))?;
+        } else if name == ".rodata.rings"
+            && let Some(bytes) = map.initial_value_mut()
+        {
+            let mask = (ring_count(source) - 1).to_ne_bytes();
+            bytes[..mask.len()].copy_from_slice(&mask);
         } else if name == "only_cgroups" && narrowing.is_some_and(|narrowing| narrowing.containers.is_some()) {
             map.set_max_entries(MAX_JUDGED_CGROUPS)?;
         } else if name == ".rodata.narrowing"
-            && let Some(Narrowing { hooks: _, pids, comms, uids, cgroups, containers, exclude_pid }) = narrowing
+            && let Some(Narrowing { hooks: _, pids, comms, uids, cgroups, containers, exclude_pid, reading: _ }) =
+                narrowing
             && let Some(bytes) = map.initial_value_mut()
         {
             let count = |list: usize| u32::try_from(list).unwrap_or(u32::MAX);
@@ -184,6 +204,26 @@ fn prepare(open: &mut OpenObject, source: &Source, narrowing: Option<&Narrowing>
         }
     }
     Ok(())
+}
+
+/// How many rings a source has: a power of two, so that a mask of a CPU's number says which is its own.
+fn ring_count(source: &Source) -> u32 {
+    let cpus = libbpf_rs::num_possible_cpus().map_or(1, |cpus| u32::try_from(cpus).unwrap_or(MAX_RINGS));
+    if source.floods { cpus.min(MAX_RINGS).next_power_of_two() } else { 1 }
+}
+
+fn make_rings(object: &Object, source: &Source, narrowing: &Narrowing) -> libbpf_rs::Result<Vec<MapHandle>> {
+    let Some(map) = object.maps().find(|map| map.name() == "rings") else { return Ok(Vec::new()) };
+    let count = ring_count(source);
+    let bytes = narrowing.reading.ring_bytes.get(source.name).copied().unwrap_or(source.ring_bytes);
+    let each = (bytes / count).max(MIN_RING_BYTES);
+    let options = bpf_map_create_opts { sz: size_of::<bpf_map_create_opts>() as _, ..Default::default() };
+    let make = |number: u32| {
+        let ring = MapHandle::create(MapType::RingBuf, Some("ring"), 0, 0, each, &options)?;
+        map.update(&number.to_ne_bytes(), &ring.as_fd().as_raw_fd().to_ne_bytes(), MapFlags::ANY)?;
+        Ok(ring)
+    };
+    (0..count).map(make).collect()
 }
 
 fn fill(object: &Object, map: &str, keys: impl Iterator<Item = Vec<u8>>) -> libbpf_rs::Result<()> {

@@ -10,6 +10,7 @@ mod losses;
 mod poll;
 mod probe;
 mod process;
+mod rings;
 mod seccomp;
 mod syscall;
 mod tcp;
@@ -17,6 +18,7 @@ mod tcp;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -36,8 +38,11 @@ pub struct Source {
     pub name: &'static str,
     /// The compiled `bpf/NAME.bpf.c`.
     pub object: &'static [u8],
-    /// The size of its ring: room for what comes in while the reader is kept from running.
+    /// The size of its rings together, a power of two: room for what comes in while the reader is kept from running.
     pub ring_bytes: u32,
+    /// Its records can come by the million per second: each CPU puts them into a ring of its own, for CPUs that share one wait
+    /// for each other most of the time.
+    pub floods: bool,
     /// Ways to attach it, best first.
     pub rungs: &'static [Rung],
     /// Programs that are needed for these kinds alone, and attached only when one of them is wanted.
@@ -147,6 +152,26 @@ pub struct Narrowing {
     pub containers: Option<JudgedCgroups>,
     /// A process that is left out whatever else is said: the host itself.
     pub exclude_pid: Option<u32>,
+    /// How they are read.
+    pub reading: Reading,
+}
+
+/// How the rings are read.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// How often while events come, and so how long an event waits for others to be handed over with.
+    pub latency: Duration,
+    /// Sizes of sources' rings that are not the sources' own.
+    pub ring_bytes: BTreeMap<String, u32>,
+}
+
+/// Long enough for some thousand events of a flood, short enough for whoever watches.
+pub const LATENCY: Duration = Duration::from_millis(1);
+
+impl Default for Reading {
+    fn default() -> Self {
+        Reading { latency: LATENCY, ring_bytes: BTreeMap::new() }
+    }
 }
 
 /// How a source stands.

@@ -6,28 +6,37 @@ use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
-use libbpf_rs::{Map, MapCore, MapFlags, Object, RingBuffer, RingBufferBuilder};
+use libbpf_rs::{Map, MapCore, MapFlags, Object};
+use rustix::process::setpriority_process;
 
 use super::load::{Loaded, load};
 use super::losses::{Losses, counts, skipped};
+use super::rings::{Rings, Take};
 use super::{Narrowing, SOURCES, Source, SourceCounts, SourceState, State, Sums, Wanted, clock};
 use crate::event::clock::Clock;
 use crate::event::decode::boot_time;
 use crate::event::layout::c;
 use crate::event::{Batch, CallSet, Columns, Kind, decode};
 
-/// How often the rings are drained while events come.
-const DRAIN_EVERY: Duration = Duration::from_millis(1);
-
 /// Records are stamped just before they enter the ring, so that one may enter after another with a later time. Events
 /// are held back for so long, in which all that happened before them has arrived.
 const REORDER_WINDOW_NS: u64 = 1_000_000;
+
+/// How much time's records one pass reads when the reader has fallen behind: batches of some thousand events in a flood, which
+/// the CPUs' caches hold.
+const PASS_NS: u64 = 2_000_000;
+
+/// The reader's priority, as of nice(1): before ordinary programs, which may keep all CPUs busy.
+const NICE: i32 = -10;
 
 /// After so many drains that found nothing the reader sleeps until the kernel wakes it.
 const IDLE_DRAINS: u32 = 20;
 
 /// The longest sleep: how long a command may wait.
 const LONGEST_SLEEP: Duration = Duration::from_millis(50);
+
+/// How often a source that is being detached is looked at.
+const DETACH_STEP: Duration = Duration::from_millis(1);
 
 /// How long programs that run at the moment of detaching may take to send their records.
 const LAST_RECORDS: Duration = Duration::from_millis(200);
@@ -95,7 +104,9 @@ pub struct Reader {
     states: BTreeMap<&'static str, State>,
     /// Counts of sources' earlier lives.
     before: BTreeMap<&'static str, SourceCounts>,
-    rings: Option<RingBuffer<'static>>,
+    rings: Option<Rings>,
+    /// The programs have been told to wake it.
+    asleep: bool,
     pending: Rc<RefCell<Pending>>,
 }
 
@@ -107,24 +118,44 @@ impl Reader {
     pub fn new(narrowing: Narrowing, deliver: Box<dyn FnMut(Batch) + Send>) -> Self {
         let pending = Pending { columns: Columns::default(), clock: clock::clock(), delivered: 0 };
         let (attached, states, before) = Default::default();
-        Reader { narrowing, deliver, attached, states, before, rings: None, pending: Rc::new(RefCell::new(pending)) }
+        let (rings, asleep, pending) = (None, false, Rc::new(RefCell::new(pending)));
+        Reader { narrowing, deliver, attached, states, before, rings, asleep, pending }
     }
 
     /// Runs until nobody is left to give commands. Returns the counts of all sources that were ever attached.
     pub fn run(mut self, commands: &Receiver<Command>) -> Vec<SourceCounts> {
+        // It runs for a moment, as seldom as it can, and what it does not get to in time is lost.
+        if let Err(error) = setpriority_process(None, NICE) {
+            log::debug!("the thread that reads the rings has no priority: {error}");
+        }
+        let latency = self.narrowing.reading.latency;
         let mut idle_drains = 0;
         loop {
-            match commands.try_recv() {
+            // With nothing to read there is nothing to do but to wait for a command.
+            let command = match self.rings {
+                Some(_) => commands.try_recv(),
+                None => commands.recv().map_err(|_| TryRecvError::Disconnected),
+            };
+            match command {
                 Ok(Command::Want(wanted, reply)) => _ = reply.send(self.want(&wanted)),
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => break,
             }
-            idle_drains = if self.drain() { 0 } else { idle_drains + 1 };
-            if idle_drains < IDLE_DRAINS {
-                std::thread::sleep(DRAIN_EVERY);
-            } else if self.sleep() {
-                // What woke it is too young to be delivered: it must not wait for the end of another sleep.
-                idle_drains = 0;
+            match self.drain() {
+                Drained::Behind => idle_drains = 0,
+                Drained::Some => {
+                    idle_drains = 0;
+                    std::thread::sleep(latency);
+                }
+                Drained::Nothing if idle_drains < IDLE_DRAINS => {
+                    idle_drains += 1;
+                    std::thread::sleep(latency);
+                }
+                Drained::Nothing => {
+                    if self.sleep() {
+                        idle_drains = 0;
+                    }
+                }
             }
         }
         self.detach(&SOURCES.iter().map(|source| source.name).collect::<Vec<_>>());
@@ -170,17 +201,26 @@ impl Reader {
         pending.columns.gap.extend(gaps);
     }
 
-    /// Reads what is in the rings and delivers what is old enough. Whether there was anything.
-    fn drain(&mut self) -> bool {
+    /// Reads what is in the rings and old enough, and delivers it.
+    fn drain(&mut self) -> Drained {
         self.read_sums();
         self.tell_losses();
-        let now = clock::boot_ns();
-        let records = self.rings.as_ref().map_or(0, RingBuffer::consume_raw);
-        self.cut(now.saturating_sub(REORDER_WINDOW_NS));
-        records > 0
+        let Some(rings) = &self.rings else { return Drained::Nothing };
+        let old_enough = clock::boot_ns().saturating_sub(REORDER_WINDOW_NS);
+        // What waits is the oldest that there is: a ring without such a record was read to its end.
+        let until = rings.oldest().map_or(old_enough, |oldest| old_enough.min(oldest + PASS_NS));
+        rings.read(until);
+        let waits = rings.oldest().is_some();
+        let any = self.cut(until);
+        match (until < old_enough, any || waits) {
+            (true, _) => Drained::Behind,
+            (false, true) => Drained::Some,
+            (false, false) => Drained::Nothing,
+        }
     }
 
-    fn cut(&mut self, until: u64) {
+    /// Delivers what is older. Whether there was anything.
+    fn cut(&mut self, until: u64) -> bool {
         let batch = {
             let pending = &mut *self.pending.borrow_mut();
             let until_epoch = if until == u64::MAX { until } else { pending.clock.time(until) };
@@ -189,25 +229,32 @@ impl Reader {
             pending.clock = clock::clock();
             batch
         };
-        if !batch.is_empty() {
+        let any = !batch.is_empty();
+        if any {
             (self.deliver)(batch);
         }
+        any
     }
 
     /// Sleeps until the kernel has a record, or for a while. Whether there was one.
     fn sleep(&mut self) -> bool {
-        let Some(rings) = &self.rings else {
-            std::thread::sleep(LONGEST_SLEEP);
-            return false;
-        };
-        self.say_asleep(true);
-        // A record may have come before the programs knew.
-        let woken = rings.consume_raw() > 0 || rings.poll_raw(LONGEST_SLEEP) > 0;
-        self.say_asleep(false);
+        if !self.asleep {
+            self.say_asleep(true);
+            // A record may have come before the programs knew.
+            if !matches!(self.drain(), Drained::Nothing) {
+                self.say_asleep(false);
+                return true;
+            }
+        }
+        let woken = self.rings.as_ref().is_some_and(|rings| rings.sleep(LONGEST_SLEEP));
+        if woken {
+            self.say_asleep(false);
+        }
         woken
     }
 
-    fn say_asleep(&self, asleep: bool) {
+    fn say_asleep(&mut self, asleep: bool) {
+        self.asleep = asleep;
         for attached in self.attached.values() {
             control(&attached.loaded.object, c::control_key::CONTROL_READER_ASLEEP, u64::from(asleep));
         }
@@ -263,17 +310,20 @@ impl Reader {
             attached.loaded.detach();
             let deadline = Instant::now() + LAST_RECORDS;
             loop {
-                self.rings.as_ref().map(RingBuffer::consume_raw);
+                // Up to now, for another source's flood has no end.
+                if let Some(rings) = &self.rings {
+                    rings.read(clock::boot_ns());
+                }
                 let Attached { source, loaded, tally, .. } = &self.attached[name];
                 let sent = counts(source, &loaded.object, tally).sent;
-                if sent == tally.read() && Instant::now() > deadline - LAST_RECORDS + DRAIN_EVERY * 5 {
+                if sent == tally.read() && Instant::now() > deadline - LAST_RECORDS + DETACH_STEP * 5 {
                     break;
                 }
                 if Instant::now() > deadline {
                     log::error!("source {name}: {sent} records were sent and {} came", tally.read());
                     break;
                 }
-                std::thread::sleep(DRAIN_EVERY);
+                std::thread::sleep(DETACH_STEP);
             }
             let attached = &self.attached[name];
             if let Some(sums) = &attached.source.sums {
@@ -303,27 +353,29 @@ impl Reader {
     fn open_rings(&mut self) {
         // The old reader first: the new one finds its place in the rings' own memory.
         self.rings = None;
-        let maps: Vec<(Map<'_>, Rc<Tally>)> = self
-            .attached
-            .values()
-            .filter_map(|attached| Some((map(&attached.loaded.object, "events")?, attached.tally.clone())))
-            .collect();
-        if maps.is_empty() {
-            return;
+        self.say_asleep(false);
+        // What can flood comes last, so that of all others as much as can be is read before.
+        let mut attached: Vec<&Attached> = self.attached.values().collect();
+        attached.sort_by_key(|attached| attached.source.floods);
+        let rings = attached.iter().flat_map(|attached| {
+            let (pending, tally) = (self.pending.clone(), attached.tally.clone());
+            let taken: Take = Rc::new(move |bytes| take(&mut pending.borrow_mut(), &tally, bytes));
+            attached.loaded.rings.iter().map(move |ring| (ring, taken.clone()))
+        });
+        if !attached.is_empty() {
+            self.rings = Rings::open(rings).map_err(|error| log::error!("the rings cannot be read: {error}")).ok();
         }
-        let mut builder = RingBufferBuilder::new();
-        for (map, tally) in &maps {
-            let (pending, tally) = (self.pending.clone(), tally.clone());
-            let added = builder.add(map, move |bytes| {
-                take(&mut pending.borrow_mut(), &tally, bytes);
-                0
-            });
-            if let Err(error) = added {
-                log::error!("a ring cannot be read: {error}");
-            }
-        }
-        self.rings = builder.build().map_err(|error| log::error!("the rings cannot be read: {error}")).ok();
     }
+}
+
+/// What a look at the rings has found.
+enum Drained {
+    /// Events, and more that are old enough.
+    Behind,
+    /// Events, or some that will be old enough soon.
+    Some,
+    /// No event.
+    Nothing,
 }
 
 fn take(pending: &mut Pending, tally: &Tally, bytes: &[u8]) {

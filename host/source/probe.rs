@@ -20,6 +20,7 @@ static PROBE: Source = Source {
     name: "probe",
     object: include_bytes!(concat!(env!("OUT_DIR"), "/probe.bpf.o")),
     ring_bytes: 1 << 12,
+    floods: false,
     rungs: &[
         Rung { hook: "fentry", programs: &["probe_fentry"], misses: "" },
         Rung { hook: "kprobe", programs: &["probe_kprobe"], misses: "" },

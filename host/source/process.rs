@@ -28,6 +28,7 @@ pub static PROCESS: Source = Source {
     name: "process",
     object: include_bytes!(concat!(env!("OUT_DIR"), "/process.bpf.o")),
     ring_bytes: RING_BYTES,
+    floods: false,
     rungs: &[
         Rung { hook: "tp_btf", programs: &["exec_btf", "exit_btf", "fork_btf"], misses: "" },
         Rung { hook: "raw_tp", programs: &["exec_raw", "exit_raw", "fork_raw"], misses: "" },

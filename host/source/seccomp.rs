@@ -10,6 +10,7 @@ pub static SECCOMP: Source = Source {
     name: "seccomp",
     object: include_bytes!(concat!(env!("OUT_DIR"), "/seccomp.bpf.o")),
     ring_bytes: RING_BYTES,
+    floods: false,
     rungs: &[
         Rung {
             hook: "fentry",

@@ -11,6 +11,7 @@ pub static TCP: Source = Source {
     name: "tcp",
     object: include_bytes!(concat!(env!("OUT_DIR"), "/tcp.bpf.o")),
     ring_bytes: RING_BYTES,
+    floods: false,
     rungs: &[
         Rung {
             hook: "fentry",

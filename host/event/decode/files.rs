@@ -1,13 +1,12 @@
 //! Records of the source files.
 
-use super::syscall::flat_comm;
 use super::{Clock, DecodeError, Tail, Text, fixed};
 use crate::event::layout::c::{
-    activity_key, activity_value, file_activity_record, file_change_record, file_changed, file_did, file_io_record,
-    file_kind, file_open_record, file_trait, given_path, path_cut, record_header, record_kind, record_start,
+    activity_key, activity_value, file_activity_record, file_change_record, file_changed, file_kind, file_open_record,
+    file_trait, given_path, path_cut, record_header, record_kind, record_start,
 };
 use crate::event::layout::{bytes_of, read};
-use crate::wit::files::{Change, FileActivity, FileChange, FileIo, FileOpen, FileOperation, FileType};
+use crate::wit::files::{Change, FileActivity, FileChange, FileOpen, FileType};
 
 /// The bits of open's flags that say what is to be done with the contents, and a descriptor for the path alone.
 const O_ACCMODE: u32 = 0o3;
@@ -131,50 +130,6 @@ pub fn file_activity(bytes: &[u8], clock: &Clock) -> Result<FileActivity, Decode
         read_bytes,
         write_bytes,
         lossy: text.lossy,
-    })
-}
-
-/// A file was read or written once.
-pub fn file_io(bytes: &[u8], clock: &Clock) -> Result<FileIo, DecodeError> {
-    let file_io_record {
-        start: record_start { kind: _, length: _, time },
-        start_time,
-        cgroup,
-        comm,
-        pid,
-        tid,
-        ppid,
-        uid,
-        gid,
-        device,
-        inode,
-        bytes: moved,
-        error,
-        operation,
-        r#type,
-        padding: _,
-    } = fixed(bytes)?;
-    let operation = match file_did(operation.into()) {
-        file_did::FILE_READ => FileOperation::Read,
-        file_did::FILE_WRITE => FileOperation::Write,
-        _ => return Err(DecodeError::UnknownValue("operation")),
-    };
-    Ok(FileIo {
-        time: clock.time(time),
-        start_time: clock.start_time(start_time),
-        cgroup,
-        comm: flat_comm(comm),
-        pid,
-        tid,
-        ppid,
-        uid,
-        gid,
-        device,
-        inode,
-        bytes: moved,
-        error,
-        operation,
-        file_type: file_type(r#type.into())?,
     })
 }
 

@@ -6,11 +6,13 @@ use super::*;
 use crate::event::layout::bytes_of;
 use crate::event::layout::c::{
     activity_key, activity_value, cgroup_record, count_key, count_value, exec_flag, exec_record, exit_record,
-    file_change_record, file_changed, file_io_record, file_kind, file_open_record, file_trait, fork_record, given_path,
-    ipc_object, ipc_record, path_cut, seccomp_did, seccomp_record, syscall_abi, syscall_record, syscall_return_record,
-    tcp_record,
+    file_change_record, file_changed, file_io_flat, file_io_record, file_kind, file_open_record, file_trait,
+    fork_record, given_path, ipc_object, ipc_record, path_cut, seccomp_did, seccomp_record, syscall_abi, syscall_flat,
+    syscall_record, syscall_return_flat, syscall_return_record, tcp_record,
 };
 use crate::event::{Columns, decode};
+use crate::wit::files::FileIo;
+use crate::wit::syscall::{Syscall, SyscallReturn};
 
 /// A task for other modules' tests.
 pub fn task() -> Task {
@@ -133,41 +135,56 @@ fn start(kind: record_kind, length: usize) -> record_start {
 
 fn syscall_bytes() -> Vec<u8> {
     let task = raw_task();
+    let start = start(record_kind::RECORD_SYSCALL, size_of::<syscall_record>());
     let record = syscall_record {
-        start: start(record_kind::RECORD_SYSCALL, size_of::<syscall_record>()),
-        start_time: task.start_time,
-        cgroup: task.cgroup,
-        comm: task.comm,
-        pid: task.pid,
-        tid: task.tid,
-        ppid: task.ppid,
-        uid: task.uid,
-        gid: task.gid,
-        number: 257,
-        args: [1, 2, 3, 4, 5, u64::MAX],
-        abi: syscall_abi::ABI_COMPAT.0 as u8,
-        padding: [0; 7],
+        kind: start.kind,
+        length: start.length,
+        flat: syscall_flat {
+            time: start.time,
+            start_time: task.start_time,
+            cgroup: task.cgroup,
+            comm: task.comm,
+            pid: task.pid,
+            tid: task.tid,
+            ppid: task.ppid,
+            uid: task.uid,
+            gid: task.gid,
+            number: 257,
+            arg0: 1,
+            arg1: 2,
+            arg2: 3,
+            arg3: 4,
+            arg4: 5,
+            arg5: u64::MAX,
+            abi: syscall_abi::ABI_COMPAT.0 as u8,
+            padding: [9; 7],
+        },
     };
     bytes_of(&record).to_vec()
 }
 
 fn syscall_return_bytes() -> Vec<u8> {
     let task = raw_task();
+    let start = start(record_kind::RECORD_SYSCALL_RETURN, size_of::<syscall_return_record>());
     let record = syscall_return_record {
-        start: start(record_kind::RECORD_SYSCALL_RETURN, size_of::<syscall_return_record>()),
-        start_time: task.start_time,
-        cgroup: task.cgroup,
-        comm: task.comm,
-        pid: task.pid,
-        tid: task.tid,
-        ppid: task.ppid,
-        uid: task.uid,
-        gid: task.gid,
-        number: 257,
-        value: -13,
-        duration: 7,
-        abi: syscall_abi::ABI_NATIVE.0 as u8,
-        padding: [0; 7],
+        kind: start.kind,
+        length: start.length,
+        flat: syscall_return_flat {
+            time: start.time,
+            start_time: task.start_time,
+            cgroup: task.cgroup,
+            comm: task.comm,
+            pid: task.pid,
+            tid: task.tid,
+            ppid: task.ppid,
+            uid: task.uid,
+            gid: task.gid,
+            number: 257,
+            value: -13,
+            duration: 7,
+            abi: syscall_abi::ABI_NATIVE.0 as u8,
+            padding: [9; 7],
+        },
     };
     bytes_of(&record).to_vec()
 }
@@ -261,23 +278,28 @@ fn activity_bytes(path: &[u8], traits: u32, cut: u32) -> Vec<u8> {
 }
 
 fn file_io_bytes() -> Vec<u8> {
+    let start = header(record_kind::RECORD_FILE_IO, size_of::<file_io_record>()).start;
     let record = file_io_record {
-        start: header(record_kind::RECORD_FILE_IO, size_of::<file_io_record>()).start,
-        start_time: 500_000_000,
-        cgroup: 77,
-        comm: name(b"curl"),
-        pid: 1234,
-        tid: 1235,
-        ppid: 1200,
-        uid: 1000,
-        gid: 1001,
-        device: 257,
-        inode: 5,
-        bytes: 6,
-        error: 7,
-        operation: 1,
-        r#type: 1,
-        padding: [0; 2],
+        kind: start.kind,
+        length: start.length,
+        flat: file_io_flat {
+            time: start.time,
+            start_time: 500_000_000,
+            cgroup: 77,
+            comm: name(b"curl"),
+            pid: 1234,
+            tid: 1235,
+            ppid: 1200,
+            uid: 1000,
+            gid: 1001,
+            device: 257,
+            inode: 5,
+            bytes: 6,
+            error: 7,
+            operation: 1,
+            r#type: 1,
+            padding: [9; 2],
+        },
     };
     bytes_of(&record).to_vec()
 }
@@ -335,9 +357,13 @@ fn syscalls() {
     let args = json!({
         "arg0": 1, "arg1": 2, "arg2": 3, "arg3": 4, "arg4": 5, "arg5": u64::MAX, "abi": "compat",
     });
-    assert_eq!(serde_json::to_value(decoded(&syscall_bytes()).syscall[0]).unwrap(), flat(args));
+    assert_eq!(serde_json::to_value(Syscall::from(&decoded(&syscall_bytes()).syscall[0])).unwrap(), flat(args));
     let value = json!({"value": -13, "duration": 7, "abi": "native"});
-    assert_eq!(serde_json::to_value(decoded(&syscall_return_bytes()).syscall_return[0]).unwrap(), flat(value));
+    assert_eq!(
+        serde_json::to_value(SyscallReturn::from(&decoded(&syscall_return_bytes()).syscall_return[0])).unwrap(),
+        flat(value)
+    );
+    assert_eq!(decoded(&syscall_bytes()).syscall[0].padding, [0; 7], "what a plugin gets is known");
     let count = json!({"number": 110, "abi": "x32", "count": 5, "errors": 2, "total_time": 9});
     let columns = decoded(&syscall_count_bytes());
     assert_eq!(serde_json::to_value(&columns.syscall_count[0]).unwrap(), with_task(TIME, count));
@@ -373,7 +399,7 @@ fn single_reads_and_writes() {
         "device": 257, "inode": 5, "bytes": 6, "error": 7, "operation": "write", "file_type": "socket",
     }));
     fields.as_object_mut().unwrap().remove("number");
-    assert_eq!(serde_json::to_value(decoded(&file_io_bytes()).file_io[0]).unwrap(), fields);
+    assert_eq!(serde_json::to_value(FileIo::from(&decoded(&file_io_bytes()).file_io[0])).unwrap(), fields);
 }
 
 #[test]
