@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 pub use containers::{Containers, SHORT_ID, Tree, Watch};
 pub use gaps::Times;
@@ -30,9 +30,6 @@ const MAX_BATCHES: usize = 16;
 
 /// How long plugins may take to handle what is left when the host stops.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
-
-/// How often ticks are looked at, so how late one may be.
-const TICK_STEP: Duration = Duration::from_millis(10);
 
 /// How long all others wait for a plugin that tells of containers, so that they know the container of its very first event.
 /// It may ask an engine meanwhile, which answers within some milliseconds or is in trouble. Then events go on without.
@@ -143,9 +140,8 @@ impl Dispatcher {
 
     /// Runs until it is told to stop; then says what it has counted.
     pub async fn run(mut self) -> BTreeMap<Kind, DispatchCounts> {
-        let mut clock = interval(TICK_STEP);
-        clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
+            let next_tick = self.next_ticks.values().min().copied();
             tokio::select! {
                 biased;
                 message = self.messages.recv() => match message {
@@ -155,7 +151,7 @@ impl Dispatcher {
                     Some(Message::Stop) | None => break,
                 },
                 batch = self.inbox.receive() => self.dispatch(batch).await,
-                now = clock.tick(), if !self.next_ticks.is_empty() => self.tick(now),
+                () = sleep_until(next_tick.unwrap_or_else(Instant::now)), if next_tick.is_some() => self.tick(Instant::now()),
             }
         }
         self.drain().await;

@@ -1,13 +1,12 @@
 //! The one engine that compiles and runs all plugins, its clock of epochs, and the linker with the host's services.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Engine, Result, Strategy, WasmBacktraceDetails};
 
+use super::epochs::Epochs;
 use super::machine_code;
 use super::services::State;
 use crate::compile::{Compiler, MachineCode};
@@ -15,15 +14,6 @@ use crate::wit;
 
 /// The engine's version, on which machine code depends.
 pub(super) const ENGINE_VERSION: &str = "48.0.8";
-
-/// How often a running plugin is looked at: it yields to the others, and its deadline is counted in these slices.
-pub const SLICE: Duration = Duration::from_millis(1);
-
-/// After so many slices in which no call ran, the clock slows down: ticking costs most of what an idle host costs.
-const IDLE_SLICES: u32 = 100;
-
-/// How slow it gets, and so by how much more a first endless call may overrun.
-const IDLE_SLICE: Duration = Duration::from_millis(20);
 
 /// A plugin's call stack. Ordinary components need some tens of KiB; recursion is stopped here with a trap.
 const STACK_BYTES: usize = 512 << 10;
@@ -39,8 +29,7 @@ pub struct Runtime {
     compiler: Arc<Compiler>,
     /// What the engine's machine code depends on.
     identity: Arc<[u8]>,
-    /// Calls that run now.
-    pub(super) running: Arc<AtomicUsize>,
+    pub(super) epochs: Arc<Epochs>,
     /// Wakes whoever has to know that a plugin went back to the version before.
     pub(super) rolled_back: Arc<Notify>,
 }
@@ -49,26 +38,14 @@ impl Runtime {
     /// Starts the engine and the thread that counts its epochs, which ends with the last clone of the engine.
     pub fn new(compiler: Compiler) -> Result<Self> {
         let engine = engine()?;
-        let weak = engine.weak();
-        // A thread of its own: a task among the plugins' could be starved by the very plugin it is to stop.
-        let running = Arc::new(AtomicUsize::new(0));
-        let calls = running.clone();
-        std::thread::Builder::new().name("epochs".into()).spawn(move || {
-            let mut idle_slices = 0;
-            while let Some(engine) = weak.upgrade() {
-                engine.increment_epoch();
-                drop(engine);
-                idle_slices = if calls.load(Ordering::Relaxed) > 0 { 0 } else { idle_slices + 1 };
-                std::thread::sleep(if idle_slices < IDLE_SLICES { SLICE } else { IDLE_SLICE });
-            }
-        })?;
+        let epochs = Epochs::start(&engine)?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         wit::Plugin::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
         let identity = machine_code::identity(&engine).into();
         let (linker, compiler, rolled_back) = (Arc::new(linker), Arc::new(compiler), Arc::default());
-        Ok(Runtime { engine, linker, compiler, identity, running, rolled_back })
+        Ok(Runtime { engine, linker, compiler, identity, epochs, rolled_back })
     }
 
     /// Wakes whoever waits for it when a plugin has gone back to the version before.

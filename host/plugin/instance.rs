@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
@@ -16,6 +16,7 @@ use wasmtime::{Store, Trap, UpdateDeadline};
 
 use super::Settings;
 use super::component::{Description, interface};
+use super::epochs::Epochs;
 use super::http::Http;
 use super::limits::{Limiter, START_DEADLINE_MS, STATE_BYTES, WALL_MS};
 use super::lower::Run;
@@ -91,7 +92,7 @@ pub(super) struct Blueprint {
     pub http: Http,
     pub outlets: Outlets,
     pub alerts_raised: Arc<AtomicU64>,
-    pub running: Arc<AtomicUsize>,
+    pub epochs: Arc<Epochs>,
 }
 
 impl Blueprint {
@@ -99,9 +100,9 @@ impl Blueprint {
     pub async fn start(&self) -> Result<Instance> {
         let limiter = Limiter::new(self.settings.limits.memory_bytes);
         let (outlets, alerts_raised) = (self.outlets.clone(), self.alerts_raised.clone());
-        let (http, running) = (self.http.clone(), self.running.clone());
+        let (http, epochs) = (self.http.clone(), self.epochs.clone());
         let state =
-            State::new(self.name.clone(), outlets, limiter, alerts_raised, running, (&self.settings.grants, http))?;
+            State::new(self.name.clone(), outlets, limiter, alerts_raised, epochs, (&self.settings.grants, http))?;
         let mut store = Store::new(self.linked.engine(), state);
         store.limiter(|state| &mut state.limiter);
         store.epoch_deadline_callback(|mut store| {
@@ -297,22 +298,6 @@ fn enter(store: &mut Store<State>, deadline_ms: u64) {
     store.set_epoch_deadline(1);
 }
 
-/// Counts a call for as long as it runs.
-struct Running(Arc<AtomicUsize>);
-
-impl Running {
-    fn begin(running: &Arc<AtomicUsize>) -> Self {
-        running.fetch_add(1, Ordering::Relaxed);
-        Running(running.clone())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Calls into the instance: so much time to run, and some more to sleep or wait for the host, but time in which
 /// standard output takes nothing does not count, for that is not the plugin's doing.
 async fn bounded<'s, T, F>(store: &'s mut Store<State>, deadline_ms: u64, call: F) -> Result<T, Fault>
@@ -320,7 +305,7 @@ where
     F: FnOnce(&'s mut Store<State>) -> CallFuture<'s, T>,
 {
     enter(store, deadline_ms);
-    let _running = Running::begin(&store.data().running);
+    let _running = store.data().epochs.begin();
     let output = store.data().outlets.output.clone();
     let refused = store.data().limiter.refused.clone();
     let mut call = call(store);

@@ -3,6 +3,7 @@
 
 mod component;
 mod engine;
+mod epochs;
 mod grants;
 mod http;
 mod instance;
@@ -117,7 +118,7 @@ impl Plugin {
             http: Http::new(name, &settings.grants),
             outlets,
             alerts_raised: Arc::default(),
-            running: runtime.running.clone(),
+            epochs: runtime.epochs.clone(),
         };
         let on_probation = replaces.is_some();
         Self::begin(runtime, blueprint, replaces, on_probation).await

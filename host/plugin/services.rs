@@ -2,13 +2,14 @@
 //! the front doors that answer, not where output goes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use super::epochs::Epochs;
 use super::grants::Grants;
 use super::http::Http;
 use super::limits::Limiter;
@@ -50,8 +51,8 @@ pub struct State {
     /// The current call handles alerts, so those it raises are not delivered to plugins again.
     pub(super) handles_alerts: bool,
     pub(super) alerts_raised: Arc<AtomicU64>,
-    /// Calls that run now, of all plugins.
-    pub(super) running: Arc<AtomicUsize>,
+    /// By which its deadlines pass.
+    pub(super) epochs: Arc<Epochs>,
     pub(super) print: PrintStream,
     wasi: WasiCtx,
     http: Http,
@@ -65,7 +66,7 @@ impl State {
         outlets: Outlets,
         limiter: Limiter,
         alerts_raised: Arc<AtomicU64>,
-        running: Arc<AtomicUsize>,
+        epochs: Arc<Epochs>,
         (grants, http): (&Grants, Http),
     ) -> Result<Self> {
         let mut table = ResourceTable::new();
@@ -97,7 +98,7 @@ impl State {
             slices_left: 0,
             handles_alerts: false,
             alerts_raised,
-            running,
+            epochs,
             print,
             wasi: wasi.build(),
             http,
