@@ -9,10 +9,10 @@ use eunomia_host::dispatch::{
     Containers, Delivery, Dispatcher, Fate, FilterRequest, Item, KindCounts, Member, Message, Only, Place, Processes,
     Queue, Tree, Where, times,
 };
+use eunomia_host::event::layout::c::syscall_flat;
 use eunomia_host::event::{Batch, Columns, Keep, Kind, KindSet, Rows, runs_for};
 use eunomia_host::wit::alerts::{Alert, RaisedAlert, Severity};
 use eunomia_host::wit::gaps::Gap;
-use eunomia_host::wit::syscall::{Abi, FlatComm, Syscall};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -32,30 +32,8 @@ impl Random {
     }
 }
 
-fn syscall(time: u64) -> Syscall {
-    let comm = FlatComm { low: 0, high: 0 };
-    let (pid, tid, ppid, uid, gid, cgroup, start_time) = Default::default();
-    let (number, abi, args) = (39, Abi::Native, [0u64; 6]);
-    let [arg0, arg1, arg2, arg3, arg4, arg5] = args;
-    Syscall {
-        time,
-        start_time,
-        cgroup,
-        comm,
-        pid,
-        tid,
-        ppid,
-        uid,
-        gid,
-        number,
-        abi,
-        arg0,
-        arg1,
-        arg2,
-        arg3,
-        arg4,
-        arg5,
-    }
+fn syscall(time: u64) -> syscall_flat {
+    syscall_flat { time, number: 39, ..Default::default() }
 }
 
 fn alert(time: u64) -> RaisedAlert {
