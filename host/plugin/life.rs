@@ -93,8 +93,9 @@ impl Life {
     }
 
     /// Serves the plugin until its queue is closed and empty. `after`, where there is one, is the end of the version
-    /// that this one replaces: that one handles its last event first.
-    pub async fn run(mut self, after: Option<oneshot::Receiver<Handover>>) -> Handover {
+    /// that this one replaces: that one handles its last event first. What it leaves to the version that takes its place, if
+    /// one does.
+    pub async fn run(mut self, after: Option<oneshot::Receiver<Handover>>) -> Option<Handover> {
         if let Some(mut after) = after {
             let handover = loop {
                 tokio::select! {
@@ -120,7 +121,8 @@ impl Life {
         }
         let state = self.end().await;
         self.say_state("stopped");
-        Handover { blueprint: self.blueprint, state }
+        let replaced = self.connections.replaced.load(Ordering::Relaxed);
+        replaced.then_some(Handover { blueprint: self.blueprint, state })
     }
 
     /// Ends the instance; what it leaves to the version that takes its place.

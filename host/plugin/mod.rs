@@ -89,7 +89,8 @@ pub struct Plugin {
     /// A new version takes its place: it is to save its state.
     replaced: Arc<AtomicBool>,
     version_before: Arc<Mutex<Option<Arc<Blueprint>>>>,
-    task: JoinHandle<()>,
+    /// None once it has ended.
+    task: Option<JoinHandle<()>>,
     ended: oneshot::Receiver<Handover>,
 }
 
@@ -184,9 +185,10 @@ impl Plugin {
             std::mem::replace(&mut old.ended, oneshot::channel().1)
         });
         let (end, ended) = oneshot::channel();
-        let task = tokio::spawn(async move {
-            _ = end.send(life.run(after).await);
-        });
+        let task = Some(tokio::spawn(async move {
+            // None, and the end of the channel, wakes the version that replaces this one as well.
+            life.run(after).await.map(|handover| end.send(handover));
+        }));
         Ok((Plugin { name, description, queue, counts, state, replaced, version_before, task, ended }, member))
     }
 
@@ -197,8 +199,11 @@ impl Plugin {
 
     /// Waits for its end, which its queue's closing brings about.
     pub async fn ended(&mut self) {
-        if (&mut self.task).await.is_err() {
+        if let Some(task) = &mut self.task
+            && task.await.is_err()
+        {
             log::error!("plugin {}: its task failed; this is a defect of the host", self.name);
         }
+        self.task = None;
     }
 }

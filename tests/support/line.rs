@@ -101,8 +101,28 @@ impl Line {
         settings: &Settings,
         replaces: Option<&mut Plugin>,
     ) -> anyhow::Result<(Plugin, Member)> {
-        let compiled = Compiled::new(&self.runtime, &std::fs::read(path).unwrap())?;
+        let compiled = self.compile(path)?;
         Plugin::start(&self.runtime, place, &compiled, settings, &self.outlets, replaces).await
+    }
+
+    pub fn compile(&self, path: &Path) -> anyhow::Result<Compiled> {
+        Compiled::new(&self.runtime, &std::fs::read(path).unwrap())
+    }
+
+    /// The same with what was compiled before, at the first place.
+    pub async fn start_compiled(
+        &self,
+        name: &str,
+        compiled: &Compiled,
+        settings: &Settings,
+        replaces: Option<&mut Plugin>,
+    ) -> anyhow::Result<(Plugin, Member)> {
+        Plugin::start(&self.runtime, (name, 0), compiled, settings, &self.outlets, replaces).await
+    }
+
+    /// The version that a plugin has gone back to.
+    pub async fn version_before(&self, plugin: &mut Plugin) -> Option<anyhow::Result<(Plugin, Member)>> {
+        plugin.version_before(&self.runtime).await
     }
 
     pub async fn join(&self, member: Member) {
