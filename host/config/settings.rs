@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
-use crate::plugin::{Grants, OnFault, Settings};
+use crate::plugin::{Grants, Limits, OnFault, Settings};
 
 /// The shortest interval between ticks: shorter ones would cost more than they can tell.
 const MIN_TICK_MS: u64 = 10;
@@ -43,7 +43,33 @@ enum WhenDown {
 struct LimitsTable {
     memory_bytes: Option<u64>,
     deadline_ms: Option<u64>,
+    wall_ms: Option<u64>,
     queue_events: Option<u64>,
+    call_bytes: Option<u64>,
+    handles: Option<u64>,
+    parts: Option<u64>,
+    log_lines_per_second: Option<u64>,
+    log_bytes_per_second: Option<u64>,
+    alerts_per_second: Option<u64>,
+}
+
+impl LimitsTable {
+    fn apply(self, limits: &mut Limits) -> Result<()> {
+        let set = |to: &mut u64, value: Option<u64>| *to = value.unwrap_or(*to);
+        set(&mut limits.memory_bytes, self.memory_bytes);
+        set(&mut limits.deadline_ms, self.deadline_ms);
+        set(&mut limits.wall_ms, self.wall_ms);
+        set(&mut limits.queue_events, self.queue_events);
+        set(&mut limits.call_bytes, self.call_bytes);
+        set(&mut limits.handles, self.handles);
+        set(&mut limits.parts, self.parts);
+        set(&mut limits.log_lines_per_second, self.log_lines_per_second);
+        set(&mut limits.log_bytes_per_second, self.log_bytes_per_second);
+        set(&mut limits.alerts_per_second, self.alerts_per_second);
+        ensure!(limits.deadline_ms > 0, "limits.deadline_ms is 0; a call needs at least 1 ms");
+        ensure!(limits.wall_ms > 0, "limits.wall_ms is 0; a call needs at least 1 ms");
+        Ok(())
+    }
 }
 
 #[derive(Deserialize, Default, Clone, Debug)]
@@ -99,15 +125,12 @@ impl SettingsTable {
             settings.closed_when_down = matches!(when_down, WhenDown::PassNone);
         }
         set(&mut settings.tick_ms, self.tick_ms);
-        set(&mut settings.limits.memory_bytes, self.limits.memory_bytes);
-        set(&mut settings.limits.deadline_ms, self.limits.deadline_ms);
-        set(&mut settings.limits.queue_events, self.limits.queue_events);
+        self.limits.apply(&mut settings.limits)?;
         if let Some(config) = self.config {
             settings.config = serde_json::to_string(&config).context("[config] cannot be turned into JSON")?;
         }
         self.grants.apply(&mut settings.grants)?;
         ensure!(settings.tick_ms >= MIN_TICK_MS, "tick_ms is {}; the least is {MIN_TICK_MS}", settings.tick_ms);
-        ensure!(settings.limits.deadline_ms > 0, "limits.deadline_ms is 0; a call needs at least 1 ms");
         Ok(())
     }
 }
@@ -150,13 +173,14 @@ mod tests {
     fn everything_can_be_set() {
         let settings = read(
             "order = -5\nevents = ['exec']\ntick_ms = 250\non-fault = 'stop'\nwhen-down = 'pass-none'\n\
-             [limits]\nmemory_bytes = 1024\ndeadline_ms = 7\nqueue_events = 9\n[grants]\n[config]\na = [1, 'x']\n",
+             [limits]\nmemory_bytes = 1024\ndeadline_ms = 7\nqueue_events = 9\nwall_ms = 8\nalerts_per_second = 3\n[grants]\n[config]\na = [1, 'x']\n",
         )
         .unwrap();
         assert_eq!((settings.order, settings.tick_ms, settings.on_fault), (-5, 250, OnFault::Stop));
         assert!(settings.closed_when_down);
         let limits = settings.limits;
         assert_eq!((limits.memory_bytes, limits.deadline_ms, limits.queue_events), (1024, 7, 9));
+        assert_eq!((limits.wall_ms, limits.alerts_per_second), (8, 3));
         assert_eq!(settings.config, r#"{"a":[1,"x"]}"#);
     }
 

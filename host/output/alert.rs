@@ -68,9 +68,14 @@ pub fn human(raised: &RaisedAlert, container: Option<&Container>, colours: bool)
     line
 }
 
-/// Text that came from processes and plugins, with control characters shown instead of obeyed.
-fn plain(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+/// Text that came from processes and plugins, with what would move the cursor, begin a line or turn the direction of writing
+/// shown instead of obeyed.
+pub fn plain(text: &str) -> String {
+    let is_obeyed = |c: char| {
+        (c.is_control() && c != '\t')
+            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().flat_map(|c| if is_obeyed(c) { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 #[cfg(test)]
@@ -100,6 +105,11 @@ mod tests {
         assert!(line.starts_with("2023-11-14T22:13:20.000Z HIGH     exec-from-tmp: a\\u{1b}[2Jb"), "{line}");
         assert!(line.ends_with("exe=/tmp/x\\n (alerts)\n"), "{line}");
         assert!(human(&raised(), None, true).contains("\x1b[31mHIGH"));
+    }
+
+    #[test]
+    fn text_can_neither_begin_a_line_nor_turn_its_direction() {
+        assert_eq!(plain("a\r\n\u{2028}b\u{202e}c\u{9b}\té"), "a\\r\\n\\u{2028}b\\u{202e}c\\u{9b}\té");
     }
 
     fn container() -> Container {

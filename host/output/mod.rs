@@ -138,14 +138,7 @@ impl Output {
 
     /// Writes a plugin's line to the log. Control characters are shown, not obeyed.
     pub fn log(&self, plugin: &str, line: &str) {
-        let shown: String = line
-            .chars()
-            .flat_map(|c| {
-                let escaped = c.is_control() && c != '\t';
-                let plain = (!escaped).then_some(c);
-                escaped.then(|| c.escape_default()).into_iter().flatten().chain(plain)
-            })
-            .collect();
+        let shown = alert::plain(line);
         log::info!("[{plugin}] {shown}");
     }
 }

@@ -5,12 +5,13 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
 use wasmtime::component::{
-    ComponentExportIndex, ComponentNamedList, Instance as Linked, InstancePre, Lift, Lower, TypedFunc,
+    ComponentExportIndex, ComponentNamedList, Instance as Linked, InstancePre, Lift, Lower, ResourceTableError,
+    TypedFunc,
 };
 use wasmtime::{Store, Trap, UpdateDeadline};
 
@@ -18,7 +19,8 @@ use super::Settings;
 use super::component::{Description, interface};
 use super::epochs::Epochs;
 use super::http::Http;
-use super::limits::{Limiter, START_DEADLINE_MS, STATE_BYTES, WALL_MS};
+use super::life::CallCounts;
+use super::limits::{self, Limiter, START_DEADLINE_MS, STATE_BYTES};
 use super::lower::Run;
 use super::services::{Outlets, State};
 use crate::event::{CallSet, Kind, Record, Rows, Visitor};
@@ -91,20 +93,20 @@ pub(super) struct Blueprint {
     pub settings: Settings,
     pub http: Http,
     pub outlets: Outlets,
-    pub alerts_raised: Arc<AtomicU64>,
+    pub counts: Arc<CallCounts>,
     pub epochs: Arc<Epochs>,
 }
 
 impl Blueprint {
     /// Makes an instance and starts it.
     pub async fn start(&self) -> Result<Instance> {
-        let limiter = Limiter::new(self.settings.limits.memory_bytes);
-        let (outlets, alerts_raised) = (self.outlets.clone(), self.alerts_raised.clone());
+        let limiter = Limiter::new(&self.settings.limits);
+        let (outlets, counts) = (self.outlets.clone(), self.counts.clone());
         let (http, epochs) = (self.http.clone(), self.epochs.clone());
-        let state =
-            State::new(self.name.clone(), outlets, limiter, alerts_raised, epochs, (&self.settings.grants, http))?;
+        let state = State::new(self.name.clone(), outlets, limiter, counts, epochs, (&self.settings, http))?;
         let mut store = Store::new(self.linked.engine(), state);
         store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(limits::bounded(self.settings.limits.call_bytes));
         store.epoch_deadline_callback(|mut store| {
             let state = store.data_mut();
             state.slices_left = state.slices_left.saturating_sub(1);
@@ -306,18 +308,25 @@ where
 {
     enter(store, deadline_ms);
     let _running = store.data().epochs.begin();
-    let output = store.data().outlets.output.clone();
+    let (output, wall_ms) = (store.data().outlets.output.clone(), store.data().wall_ms);
     let refused = store.data().limiter.refused.clone();
     let mut call = call(store);
     loop {
-        match tokio::time::timeout(Duration::from_millis(WALL_MS), &mut call).await {
+        match tokio::time::timeout(Duration::from_millis(wall_ms), &mut call).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => return Err(explain(&error, deadline_ms, refused.load(Ordering::Relaxed))),
             Err(_) if output.is_waiting() => {}
-            Err(_) => return Err(Fault(format!("it did not return within {WALL_MS} ms, sleeping or waiting"))),
+            Err(_) => {
+                return Err(Fault(format!(
+                    "it did not return within {wall_ms} ms, sleeping or waiting (limits.wall_ms)"
+                )));
+            }
         }
     }
 }
+
+/// What the engine's error says, which has no type of its own, of a call that hands over too much.
+const FUEL: &str = "hostcalls has been exhausted";
 
 /// What a person needs to know of a trap.
 fn explain(error: &wasmtime::Error, deadline_ms: u64, memory_refused: bool) -> Fault {
@@ -325,6 +334,12 @@ fn explain(error: &wasmtime::Error, deadline_ms: u64, memory_refused: bool) -> F
         Some(Trap::Interrupt) => format!("it ran for more than {deadline_ms} ms in one call (limits.deadline_ms)"),
         Some(Trap::StackOverflow) => "its stack overflowed: endless recursion?".to_owned(),
         Some(trap) => format!("it trapped: {trap}"),
+        None if error.root_cause().to_string().contains(FUEL) => {
+            "it handed the host too much in one call (limits.call_bytes)".to_owned()
+        }
+        None if matches!(error.root_cause().downcast_ref(), Some(ResourceTableError::Full)) => {
+            "it holds too many handles (limits.handles)".to_owned()
+        }
         // What is above the cause tells where in the component it was.
         None => error.root_cause().to_string().lines().next().unwrap_or_default().to_owned(),
     };

@@ -46,7 +46,11 @@ pub struct CallCounts {
     /// Calls that failed, each the end of an instance.
     pub faults: AtomicU64,
     /// Alerts raised.
-    pub alerts: Arc<AtomicU64>,
+    pub alerts: AtomicU64,
+    /// Alerts beyond the allowance, which nobody saw.
+    pub alerts_lost: Arc<AtomicU64>,
+    /// Lines beyond the allowance, which are not in the log.
+    pub log_lines_lost: Arc<AtomicU64>,
     /// Events that it let pass as a filter.
     pub passed: AtomicU64,
     /// Events that it dropped as a filter.
@@ -176,8 +180,8 @@ impl Life {
             blueprint.name,
             if state.is_some() { ", with the state that it had" } else { "" }
         );
-        let alerts_raised = self.connections.counts.alerts.clone();
-        self.blueprint = Arc::new(Blueprint { alerts_raised, ..(*blueprint).clone() });
+        let counts = self.connections.counts.clone();
+        self.blueprint = Arc::new(Blueprint { counts, ..(*blueprint).clone() });
         let mut instance = self.blueprint.start().await.map_err(|error| Fault::new(format!("{error:#}")))?;
         if let Some(state) = state {
             instance.restore(state).await?;

@@ -11,7 +11,7 @@ pub const MEMORY_BYTES: u64 = 16 << 20;
 /// How long a call may run unless the plugin's settings say otherwise. Healthy calls take microseconds.
 pub const DEADLINE_MS: u64 = 50;
 
-/// How long a call may take in all, sleeping and waiting for the host included.
+/// How long a call may take in all, sleeping and waiting for the host included, unless the plugin's settings say otherwise.
 pub const WALL_MS: u64 = 2_000;
 
 /// How long `life.start` and `life.stop` may run: language run times initialise there.
@@ -29,8 +29,25 @@ pub const CALL_EVENTS: u32 = 256;
 /// The most that a plugin may hand over to its next version: a quarter of a plugin's memory, which also has to hold it.
 pub const STATE_BYTES: usize = 4 << 20;
 
-/// Core instances, memories and tables of one plugin: components of several modules need a handful.
-const MAX_PARTS: usize = 64;
+/// What a plugin may hand to the host in one call, all strings and lists together, unless its settings say otherwise: twice the
+/// largest state.
+pub const CALL_BYTES: u64 = 8 << 20;
+
+/// The handles (streams, pollables) that a plugin may hold at once unless its settings say otherwise; a language's run time
+/// needs about ten.
+pub const HANDLES: u64 = 256;
+
+/// Core instances, memories and tables of one plugin, of each so many, unless its settings say otherwise: components of several
+/// modules need a handful.
+pub const PARTS: u64 = 64;
+
+/// Lines, and bytes, that a plugin may write to the host's log in a second unless its settings say otherwise: a screenful, and
+/// less than what a log on a slow disk takes.
+pub const LOG_LINES_PER_SECOND: u64 = 100;
+pub const LOG_BYTES_PER_SECOND: u64 = 64 << 10;
+
+/// Alerts that a plugin may raise in a second unless its settings say otherwise: more than anybody can follow.
+pub const ALERTS_PER_SECOND: u64 = 1_000;
 
 /// What a table's element costs the host.
 const TABLE_ELEMENT_BYTES: usize = 8;
@@ -42,27 +59,59 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// Running time of a call in milliseconds.
     pub deadline_ms: u64,
+    /// Time of a call in milliseconds, sleeping and waiting included.
+    pub wall_ms: u64,
     /// Events that may wait.
     pub queue_events: u64,
+    /// Bytes that it may hand to the host in a call.
+    pub call_bytes: u64,
+    /// Handles that it may hold.
+    pub handles: u64,
+    /// Core instances, memories and tables, of each so many.
+    pub parts: u64,
+    /// Lines that it may log in a second.
+    pub log_lines_per_second: u64,
+    /// Bytes that it may log in a second.
+    pub log_bytes_per_second: u64,
+    /// Alerts that it may raise in a second.
+    pub alerts_per_second: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { memory_bytes: MEMORY_BYTES, deadline_ms: DEADLINE_MS, queue_events: QUEUE_EVENTS }
+        Limits {
+            memory_bytes: MEMORY_BYTES,
+            deadline_ms: DEADLINE_MS,
+            wall_ms: WALL_MS,
+            queue_events: QUEUE_EVENTS,
+            call_bytes: CALL_BYTES,
+            handles: HANDLES,
+            parts: PARTS,
+            log_lines_per_second: LOG_LINES_PER_SECOND,
+            log_bytes_per_second: LOG_BYTES_PER_SECOND,
+            alerts_per_second: ALERTS_PER_SECOND,
+        }
     }
+}
+
+/// A limit as a size.
+pub(super) fn bounded(limit: u64) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
 /// Sums all memories and tables of one instance.
 pub(super) struct Limiter {
     limit: usize,
+    parts: usize,
     used: usize,
     /// A growth was refused, which explains most traps that follow it.
     pub refused: Arc<AtomicBool>,
 }
 
 impl Limiter {
-    pub fn new(memory_bytes: u64) -> Self {
-        Limiter { limit: usize::try_from(memory_bytes).unwrap_or(usize::MAX), used: 0, refused: Arc::default() }
+    pub fn new(limits: &Limits) -> Self {
+        let (limit, parts) = (bounded(limits.memory_bytes), bounded(limits.parts));
+        Limiter { limit, parts, used: 0, refused: Arc::default() }
     }
 
     fn grow(&mut self, current: usize, desired: usize) -> bool {
@@ -87,14 +136,32 @@ impl ResourceLimiter for Limiter {
     }
 
     fn instances(&self) -> usize {
-        MAX_PARTS
+        self.parts
     }
 
     fn memories(&self) -> usize {
-        MAX_PARTS
+        self.parts
     }
 
     fn tables(&self) -> usize {
-        MAX_PARTS
+        self.parts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_memories_and_tables_together_stay_below_the_limit() {
+        let mut limiter = Limiter::new(&Limits { memory_bytes: 1000, ..Default::default() });
+        assert!(limiter.memory_growing(0, 400, None).unwrap());
+        assert!(limiter.memory_growing(0, 400, None).unwrap(), "another memory");
+        assert!(!limiter.memory_growing(400, 601, None).unwrap());
+        assert!(limiter.refused.load(Ordering::Relaxed));
+        assert!(limiter.table_growing(0, 20, None).unwrap(), "160 bytes");
+        assert!(!limiter.table_growing(20, 26, None).unwrap());
+        assert!(limiter.memory_growing(400, 440, None).unwrap(), "to the last byte");
+        assert!(!limiter.table_growing(20, usize::MAX, None).unwrap());
     }
 }

@@ -1,6 +1,7 @@
 //! Plugins: compiling, limits, and the life of each. It knows wasmtime and the plugin interface, and nothing of libbpf or
 //! of where output goes.
 
+mod allowance;
 mod component;
 mod engine;
 mod epochs;
@@ -118,7 +119,7 @@ impl Plugin {
             settings: settings.clone(),
             http: Http::new(name, &settings.grants),
             outlets,
-            alerts_raised: Arc::default(),
+            counts: Arc::default(),
             epochs: runtime.epochs.clone(),
         };
         let on_probation = replaces.is_some();
@@ -139,7 +140,7 @@ impl Plugin {
         on_probation: bool,
     ) -> Result<(Plugin, Member)> {
         let counts = Arc::new(CallCounts::default());
-        let blueprint = Blueprint { alerts_raised: counts.alerts.clone(), ..blueprint };
+        let blueprint = Blueprint { counts: counts.clone(), ..blueprint };
         let (name, settings) = (blueprint.name.clone(), blueprint.settings.clone());
         let mut instance = blueprint.start().await?;
         let calls = instance.calls().await?;

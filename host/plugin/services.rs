@@ -2,17 +2,19 @@
 //! the front doors that answer, not where output goes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use super::Settings;
+use super::allowance::{Allowance, refuse};
 use super::epochs::Epochs;
-use super::grants::Grants;
 use super::http::Http;
-use super::limits::Limiter;
+use super::life::CallCounts;
+use super::limits::{Limiter, bounded};
 use super::streams::{LogStream, PrintStream};
 use crate::dispatch::{AlertInbox, Containers, Processes};
 use crate::output::Output;
@@ -21,9 +23,6 @@ use crate::wit::{alerts, container_registry, containers, processes, syscalls, ty
 
 /// The most random bytes a plugin may ask for in one call; a hash seed needs 16.
 const MAX_RANDOM_BYTES: u64 = 4096;
-
-/// The most handles (streams, pollables) a plugin may hold at once; a language's run time needs about ten.
-const MAX_HANDLES: usize = 256;
 
 /// The most memory that the headers of one HTTP request or answer may take.
 const MAX_HEADERS_BYTES: usize = 64 << 10;
@@ -50,7 +49,11 @@ pub struct State {
     pub(super) slices_left: u64,
     /// The current call handles alerts, so those it raises are not delivered to plugins again.
     pub(super) handles_alerts: bool,
-    pub(super) alerts_raised: Arc<AtomicU64>,
+    counts: Arc<CallCounts>,
+    alerts: Allowance,
+    alerts_per_second: u64,
+    /// How long a call may take in all.
+    pub(super) wall_ms: u64,
     /// By which its deadlines pass.
     pub(super) epochs: Arc<Epochs>,
     pub(super) print: PrintStream,
@@ -65,16 +68,17 @@ impl State {
         plugin: Arc<str>,
         outlets: Outlets,
         limiter: Limiter,
-        alerts_raised: Arc<AtomicU64>,
+        counts: Arc<CallCounts>,
         epochs: Arc<Epochs>,
-        (grants, http): (&Grants, Http),
+        (settings, http): (&Settings, Http),
     ) -> Result<Self> {
         let mut table = ResourceTable::new();
-        table.set_max_capacity(MAX_HANDLES);
+        let (limits, grants) = (&settings.limits, &settings.grants);
+        table.set_max_capacity(bounded(limits.handles));
         let print = PrintStream::new(outlets.output.clone());
         let mut wasi = WasiCtxBuilder::new();
         wasi.stdout(print.clone())
-            .stderr(LogStream::new(plugin.clone(), outlets.output.clone()))
+            .stderr(LogStream::new(plugin.clone(), outlets.output.clone(), limits, counts.log_lines_lost.clone()))
             .max_random_size(MAX_RANDOM_BYTES)
             .allow_tcp(false)
             .allow_udp(false)
@@ -97,7 +101,10 @@ impl State {
             limiter,
             slices_left: 0,
             handles_alerts: false,
-            alerts_raised,
+            counts,
+            alerts: Allowance::new(limits.alerts_per_second),
+            alerts_per_second: limits.alerts_per_second,
+            wall_ms: limits.wall_ms,
             epochs,
             print,
             wasi: wasi.build(),
@@ -129,7 +136,11 @@ types_alone!(types, process, syscall, files, tcp, ipc, seccomp, cgroup, gaps);
 
 impl alerts::Host for State {
     async fn raise(&mut self, alert: alerts::Alert) {
-        self.alerts_raised.fetch_add(1, Ordering::Relaxed);
+        if !self.alerts.take(1) {
+            let (lost, per_second) = (&self.counts.alerts_lost, self.alerts_per_second);
+            return refuse(lost, &self.plugin, "more alerts", "alerts_per_second", per_second);
+        }
+        self.counts.alerts.fetch_add(1, Ordering::Relaxed);
         let time = crate::event::now();
         let raised = alerts::RaisedAlert { time, plugin: self.plugin.to_string(), alert };
         let container = raised.alert.task.as_ref().and_then(|task| self.outlets.containers.lookup(task.cgroup));

@@ -1,11 +1,14 @@
 //! A plugin's standard output and standard error: whole lines, bounded, to the host's output.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
+use super::allowance::{Allowance, refuse};
+use super::limits::Limits;
 use crate::output::Output;
 
 /// How much a plugin may write before it must wait; also the longest line, beyond which it is broken up.
@@ -112,16 +115,27 @@ impl Pollable for Printer {
     }
 }
 
-/// Standard error: lines go to the host's log under the plugin's name.
+/// Standard error: lines go to the host's log under the plugin's name, as many as its allowance lets through.
+#[derive(Clone)]
 pub(super) struct LogStream {
     plugin: Arc<str>,
     output: Output,
-    pending: Arc<Mutex<Vec<u8>>>,
+    log: Arc<Mutex<Log>>,
+    lines_per_second: u64,
+    lost: Arc<AtomicU64>,
+}
+
+struct Log {
+    pending: Vec<u8>,
+    lines: Allowance,
+    bytes: Allowance,
 }
 
 impl LogStream {
-    pub fn new(plugin: Arc<str>, output: Output) -> Self {
-        LogStream { plugin, output, pending: Arc::default() }
+    pub fn new(plugin: Arc<str>, output: Output, limits: &Limits, lost: Arc<AtomicU64>) -> Self {
+        let (lines, bytes) = (Allowance::new(limits.log_lines_per_second), Allowance::new(limits.log_bytes_per_second));
+        let log = Arc::new(Mutex::new(Log { pending: Vec::new(), lines, bytes }));
+        LogStream { plugin, output, log, lines_per_second: limits.log_lines_per_second, lost }
     }
 }
 
@@ -133,8 +147,7 @@ impl IsTerminal for LogStream {
 
 impl StdoutStream for LogStream {
     fn p2_stream(&self) -> Box<dyn OutputStream> {
-        let (plugin, output, pending) = (self.plugin.clone(), self.output.clone(), self.pending.clone());
-        Box::new(LogStream { plugin, output, pending })
+        Box::new(self.clone())
     }
 
     fn async_stream(&self) -> Box<dyn tokio::io::AsyncWrite + Send + Sync> {
@@ -144,13 +157,16 @@ impl StdoutStream for LogStream {
 
 impl OutputStream for LogStream {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        let lines = {
-            let mut pending = self.pending.lock().expect("no thread panics while it holds this");
-            pending.extend_from_slice(&bytes);
-            take_lines(&mut pending)
-        };
+        let mut log = self.log.lock().expect("no thread panics while it holds this");
+        log.pending.extend_from_slice(&bytes);
+        let lines = take_lines(&mut log.pending);
         for line in String::from_utf8_lossy(&lines).lines() {
-            self.output.log(&self.plugin, line);
+            if log.lines.take(1) && log.bytes.take(line.len() as u64) {
+                self.output.log(&self.plugin, line);
+            } else {
+                let what = "log lines beyond log_bytes_per_second, or more log lines";
+                refuse(&self.lost, &self.plugin, what, "log_lines_per_second", self.lines_per_second);
+            }
         }
         Ok(())
     }

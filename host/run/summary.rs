@@ -41,6 +41,11 @@ pub struct PluginSummary {
     lost: BTreeMap<Where, u64>,
     calls: u64,
     alerts: u64,
+    /// Beyond its allowance.
+    #[serde(skip_serializing_if = "is_zero")]
+    alerts_lost: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    log_lines_lost: u64,
     faults: u64,
     /// The same by kind.
     kinds: BTreeMap<&'static str, KindSummary>,
@@ -97,6 +102,8 @@ impl PluginSummary {
         self.calls += calls.calls.load(Ordering::Relaxed);
         self.faults += calls.faults.load(Ordering::Relaxed);
         self.alerts += calls.alerts.load(Ordering::Relaxed);
+        self.alerts_lost += calls.alerts_lost.load(Ordering::Relaxed);
+        self.log_lines_lost += calls.log_lines_lost.load(Ordering::Relaxed);
         self.filter.passed += calls.passed.load(Ordering::Relaxed);
         self.filter.dropped += calls.dropped.load(Ordering::Relaxed);
         self.filter.unanswered += calls.unanswered.load(Ordering::Relaxed);
@@ -156,6 +163,8 @@ impl Summary {
             for (what, count) in [
                 ("calls", plugin.calls),
                 ("alerts", plugin.alerts),
+                ("alerts lost", plugin.alerts_lost),
+                ("log lines lost", plugin.log_lines_lost),
                 ("faults", plugin.faults),
                 ("dropped", plugin.filter.dropped),
             ] {
