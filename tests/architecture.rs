@@ -39,7 +39,7 @@ const ROOMS: &[Room] = &[
         &["compile", "config", "confine", "directory", "dispatch", "event", "output", "plugin", "source", "wit"],
         &["std::env", "std::fs", "std::io", "std::process", "std::thread", "tokio"],
     ),
-    Room("config", &["event", "output", "plugin"], &["clap", "std::fs", "std::io::ErrorKind", "toml"]),
+    Room("config", &["event", "output", "plugin"], &["clap", "std::fs", "toml"]),
     Room("compile", &["confine"], &["rustix", "std::fs", "std::io", "std::os", "std::process", "std::thread"]),
     Room("confine", &[], &["rustix", "seccompiler", "std::env"]),
     Room("source", &["event", "wit"], &["libbpf_rs", "rustix", "std::fs", "std::io", "std::os", "std::thread"]),
@@ -51,7 +51,7 @@ const ROOMS: &[Room] = &[
         &["compile", "dispatch", "event", "output", "wit"],
         &["std::io", "std::thread", "tokio", "wasmtime", "wasmtime_wasi", "wasmtime_wasi_http"],
     ),
-    Room("directory", &[], &["notify", "rustix", "std::fs", "std::io", "std::os", "tokio"]),
+    Room("directory", &[], &["notify", "rustix", "std::env", "std::fs", "std::io", "std::os", "tokio"]),
     Room("output", &["wit"], &["clap::ValueEnum", "std::env", "std::io", "std::thread", "tokio"]),
     Room("wit", &[], &["wasmtime::component::bindgen"]),
 ];

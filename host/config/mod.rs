@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 
-pub use settings::{read_settings, settings_file};
+pub use settings::parse_settings;
 
 use crate::event::{Kind, KindSet};
 use crate::output::AlertFormat;
@@ -308,8 +308,8 @@ impl Config {
     }
 
     /// A plugin's settings: NAME.toml beside its file, then the configuration's `[plugin.NAME]`, then `--events`.
-    pub fn settings_of(&self, name: &str, plugin: &Path) -> Result<Settings> {
-        let mut settings = read_settings(&settings_file(plugin))?;
+    pub fn settings_of(&self, name: &str, (file, text): (&Path, Option<&str>)) -> Result<Settings> {
+        let mut settings = parse_settings(file, text)?;
         if let Some(table) = self.settings.get(name) {
             table.clone().apply(&mut settings)?;
         }

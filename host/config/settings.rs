@@ -1,7 +1,6 @@
 //! A plugin's settings: `NAME.toml` beside `NAME.wasm`, or a table of the configuration.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -135,20 +134,11 @@ impl SettingsTable {
     }
 }
 
-/// Where the settings of a plugin's file stand.
-pub fn settings_file(plugin: &Path) -> PathBuf {
-    plugin.with_extension("toml")
-}
-
-/// Reads a settings file. One that does not exist means the defaults.
-pub fn read_settings(path: &Path) -> Result<Settings> {
+/// A plugin's settings by the text of its settings file. Without one they are the defaults.
+pub fn parse_settings(path: &Path, text: Option<&str>) -> Result<Settings> {
     let mut settings = Settings::default();
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(settings),
-        Err(error) => return Err(error).with_context(|| format!("cannot read the settings {}", path.display())),
-    };
-    let table: SettingsTable = toml::from_str(&text).map_err(|error| explain(path, &error))?;
+    let Some(text) = text else { return Ok(settings) };
+    let table: SettingsTable = toml::from_str(text).map_err(|error| explain(path, &error))?;
     table.apply(&mut settings).with_context(|| format!("in the settings {}", path.display()))?;
     Ok(settings)
 }

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::summary::PluginSummary;
 use crate::config::Config;
-use crate::directory::Change;
+use crate::directory::{Change, Files};
 use crate::dispatch::Message;
 use crate::event::{CallSet, Kind, KindSet};
 use crate::plugin::{Compiled, Outlets, Plugin, Runtime};
@@ -70,7 +70,7 @@ impl Host {
                 true => Err(anyhow::anyhow!(
                     "a plugin named {name} already runs; name each plugin once, or rename this file"
                 )),
-                false => self.load(&name, file, argument).await,
+                false => self.load(&name, file, Files::named(file), argument).await,
             };
             if let Err(error) = outcome {
                 log::error!("plugin {} is not loaded: {error:#}", file.display());
@@ -87,9 +87,10 @@ impl Host {
     pub async fn follow(&mut self, changes: Vec<Change>) {
         for change in changes {
             match change {
-                Change::Load { name, file } => {
-                    let runs = self.plugins.running.contains_key(&name);
-                    if let Err(error) = self.load(&name, &file, BEHIND_NAMED).await {
+                Change::Load(found) => {
+                    let (name, file) = (&found.name, &found.file);
+                    let runs = self.plugins.running.contains_key(name);
+                    if let Err(error) = self.load(name, file, found.read(), BEHIND_NAMED).await {
                         let what = if runs { "; the version before it goes on" } else { "" };
                         log::error!("plugin {} is not loaded: {error:#}{what}", file.display());
                     }
@@ -100,15 +101,15 @@ impl Host {
         self.plugins.retire_ended();
     }
 
-    async fn load(&mut self, name: &str, file: &Path, argument: usize) -> Result<()> {
+    async fn load(&mut self, name: &str, file: &Path, files: Result<Files>, argument: usize) -> Result<()> {
         let named = self.config.plugins.iter().any(|named| named.file_stem().is_some_and(|stem| stem == name));
         if named && argument == BEHIND_NAMED {
             bail!("a plugin named {name} was given with --plugin; rename this file");
         }
-        let bytes = std::fs::read(file).context("cannot read it")?;
-        let settings = self.config.settings_of(name, file)?;
+        let files = files?;
+        let settings = self.config.settings_of(name, (&file.with_extension("toml"), files.settings.as_deref()))?;
         let runtime = self.runtime.clone();
-        let compiled = spawn_blocking(move || Compiled::new(&runtime, &bytes)).await??;
+        let compiled = spawn_blocking(move || Compiled::new(&runtime, &files.plugin)).await??;
         for ignored in &compiled.description.ignored {
             log::warn!("plugin {name}: its export {ignored} is unknown to this host and ignored");
         }
@@ -210,7 +211,7 @@ impl Host {
         let Some(file) = beside.into_iter().find(|file| file.is_file()) else { return };
         let name = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
         log::info!("--container needs a plugin that tells of containers: {} is loaded as well", file.display());
-        if let Err(error) = self.load(&name, &file, self.config.plugins.len()).await {
+        if let Err(error) = self.load(&name, &file, Files::named(&file), self.config.plugins.len()).await {
             log::error!("plugin {} is not loaded: {error:#}", file.display());
         }
     }

@@ -86,7 +86,7 @@ async fn run_plugins(config: Config) -> Result<()> {
     let outlets = Outlets { output, inbox: inbox.clone(), processes, containers };
     let duration = config.duration;
     let summary_file = config.summary.clone();
-    let mut directory = config.plugin_dir.as_deref().map(Directory::new);
+    let mut directory = config.plugin_dir.as_deref().map(Directory::new).transpose()?;
     let runtime = Runtime::new(Compiler::of_this_program(cache(&config.cache)?))?;
     let mut host = Host::new(runtime, outlets, messages.clone(), poller, config);
 

@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::compile::Compiler;
-use crate::config::{read_settings, settings_file};
+use crate::config::parse_settings;
+use crate::directory::Files;
 use crate::event::{Kind, KindSet};
 use crate::plugin::{Compiled, INTERFACE_VERSION, PACKAGE, Runtime};
 use crate::source::{self, Narrowing, Refusal, State};
@@ -57,13 +58,13 @@ pub fn sources(json: bool, verbose: bool, hooks: &[String]) -> Result<()> {
 }
 
 pub fn inspect(file: &Path) -> Result<()> {
-    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let files = Files::named(file).with_context(|| format!("cannot inspect {}", file.display()))?;
     let runtime = Runtime::new(Compiler::of_this_program(None))?;
-    let compiled = Compiled::new(&runtime, &bytes).with_context(|| file.display().to_string())?;
-    let settings = settings_file(file);
-    let grants = read_settings(&settings)?.grants;
+    let compiled = Compiled::new(&runtime, &files.plugin).with_context(|| file.display().to_string())?;
+    let settings = file.with_extension("toml");
+    let grants = parse_settings(&settings, files.settings.as_deref())?.grants;
     let description = &compiled.description;
-    let mut text = format!("{}: a component of {} KiB\n", file.display(), bytes.len().div_ceil(1024));
+    let mut text = format!("{}: a component of {} KiB\n", file.display(), files.plugin.len().div_ceil(1024));
     let mut line = |name: &str, value: String| {
         if !value.is_empty() {
             _ = writeln!(text, "  {name:<10}{value}");
@@ -92,7 +93,7 @@ pub fn inspect(file: &Path) -> Result<()> {
         "granted",
         format!(
             "{grants} (by {})",
-            if settings.exists() {
+            if files.settings.is_some() {
                 settings.display().to_string()
             } else {
                 format!("default; {} does not exist", settings.display())

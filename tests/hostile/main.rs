@@ -4,5 +4,6 @@
 mod support;
 
 mod cache;
+mod directory;
 mod loading;
 mod wasm;
