@@ -18,6 +18,16 @@ pub(super) enum Allowed {
     Where { call: Sysno, argument: u8, mask: u64, value: u64 },
 }
 
+impl Allowed {
+    /// How many calls it is about.
+    pub fn count(&self) -> usize {
+        match self {
+            Allowed::Always(calls) => calls.len(),
+            Allowed::Where { .. } => 1,
+        }
+    }
+}
+
 /// Has the kernel refuse all other calls, to this thread and all that it starts.
 pub(super) fn allow(calls: &[Allowed]) -> Result<()> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();

@@ -3,5 +3,7 @@
 
 mod compiler;
 mod filter;
+mod host;
 
 pub use compiler::{COMPILE_CPU_SECONDS, COMPILE_MEMORY_BYTES, COMPILE_THREADS, compiler};
+pub use host::{Power, host};

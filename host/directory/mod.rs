@@ -162,7 +162,7 @@ impl Directory {
             Err(error) => {
                 if !self.unreadable {
                     log::error!(
-                        "the plugin directory {} is not read: {error:#}. The plugins that run go on; it is looked at again",
+                        "cannot read the plugin directory {}: {error:#}. The plugins that run go on; it is looked at again",
                         self.path.display()
                     );
                 }
@@ -172,7 +172,7 @@ impl Directory {
         };
         if self.unreadable {
             self.unreadable = false;
-            log::info!("the plugin directory {} is read again", self.path.display());
+            log::info!("the plugin directory {} is there again", self.path.display());
         }
         let gone: Vec<_> = self.known.keys().filter(|name| !found.contains_key(*name)).cloned().collect();
         let mut changes = Vec::new();

@@ -13,13 +13,14 @@ use tokio::task::block_in_place;
 
 use crate::compile::{self, Cache, Compiler};
 use crate::config::{CacheFolder, Command, Config};
+use crate::confine::{self, Power};
 use crate::directory::Directory;
 use crate::dispatch::{Containers, Dispatcher, Message, Only, Processes, Tree, Watch};
 use crate::output::{self, Writer};
 use crate::plugin::{self, Outlets, Runtime};
 use crate::source::{self, JudgedCgroups, Narrowing, Poller, Reading};
 use host::Host;
-use summary::Summary;
+use summary::{Summary, SummaryFile};
 
 /// How long standard output's reader may take for the last lines.
 const LAST_LINES_TIME: Duration = Duration::from_secs(5);
@@ -33,22 +34,43 @@ pub fn run(command: Result<Command, Config>) -> Result<()> {
         // It gives up its power, so it must not have a second thread.
         return compile::answer(plugin::compile);
     }
+    let prepared = command.map_err(prepare);
     let workers = std::thread::available_parallelism().map_or(MIN_WORKERS, |cores| cores.get().max(MIN_WORKERS));
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
-    let outcome = match command {
+    let outcome = match prepared {
         Ok(Command::Sources { json, verbose, hooks }) => show::sources(json, verbose, &hooks),
         Ok(Command::Inspect { file }) => show::inspect(&file),
         Ok(Command::Version) => show::version(),
         Ok(Command::Compile) => unreachable!("it was done above"),
-        Err(config) => tokio.block_on(tokio.spawn(run_plugins(config)))?,
+        Err(prepared) => tokio.block_on(tokio.spawn(run_plugins(prepared?)))?,
     };
     // A plugin that is stuck must not keep the host from ending.
     tokio.shutdown_background();
     outcome
 }
 
+/// What is done with all the power that this process was given, and what it runs with from then on.
+struct Prepared {
+    config: Config,
+    summary: Option<SummaryFile>,
+    cache: Option<Cache>,
+    power: Power,
+}
+
+/// For a process with one thread: those that it starts have no more power than it keeps.
+fn prepare(config: Config) -> Result<Prepared> {
+    let summary = config.summary.as_deref().map(SummaryFile::open).transpose()?;
+    let cache = match &config.cache {
+        CacheFolder::Usual => Cache::usual(),
+        CacheFolder::Named(path) => Some(Cache::open(path)?),
+        CacheFolder::None => None,
+    };
+    let power = confine::host().context("the host cannot give up the power that it does not need")?;
+    Ok(Prepared { config, summary, cache, power })
+}
+
 /// Runs plugins until somebody or something says stop.
-async fn run_plugins(config: Config) -> Result<()> {
+async fn run_plugins(Prepared { config, summary: summary_file, cache, power }: Prepared) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let (output, writer) = output::start(config.alerts)?;
@@ -85,9 +107,8 @@ async fn run_plugins(config: Config) -> Result<()> {
     let poller = Poller::start(narrowing, Box::new(deliver))?;
     let outlets = Outlets { output, inbox: inbox.clone(), processes, containers };
     let duration = config.duration;
-    let summary_file = config.summary.clone();
     let mut directory = config.plugin_dir.as_deref().map(Directory::new).transpose()?;
-    let runtime = Runtime::new(Compiler::of_this_program(cache(&config.cache)?))?;
+    let runtime = Runtime::new(Compiler::of_this_program(cache))?;
     let mut host = Host::new(runtime, outlets, messages.clone(), poller, config);
 
     let mut nothing_works = host.load_named().await;
@@ -98,7 +119,7 @@ async fn run_plugins(config: Config) -> Result<()> {
     ensure!(!nothing_works, "no plugin could be loaded, and there is no plugin directory to wait for one");
     host.check_sources()?;
     host.check_containers()?;
-    output::say(&host.ready_line());
+    output::say(&format!("{} power: {power}", host.ready_line()));
 
     let quiet = tokio::select! {
         () = follow(&mut host, directory) => unreachable!("it follows for ever"),
@@ -123,16 +144,8 @@ async fn run_plugins(config: Config) -> Result<()> {
         output::say(&summary.for_people());
     }
     match summary_file {
-        Some(path) => summary.write(&path),
+        Some(file) => file.write(&summary),
         None => Ok(()),
-    }
-}
-
-fn cache(folder: &CacheFolder) -> Result<Option<Cache>> {
-    match folder {
-        CacheFolder::Usual => Ok(Cache::usual()),
-        CacheFolder::Named(path) => Cache::open(path).map(Some),
-        CacheFolder::None => Ok(None),
     }
 }
 

@@ -1,8 +1,10 @@
 //! What happened, to the last event: per source and per plugin.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::path::Path;
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
@@ -111,6 +113,32 @@ impl PluginSummary {
     }
 }
 
+/// The file for the summary. It is opened at the start: at the end the host could no longer write where it likes.
+pub struct SummaryFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl SummaryFile {
+    /// Opens or makes it; what is in it stays until the end.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false);
+        let file = options.open(path).with_context(|| format!("cannot write the summary to {}", path.display()))?;
+        Ok(SummaryFile { file, path: path.to_owned() })
+    }
+
+    /// Writes the summary as JSON.
+    pub fn write(mut self, summary: &Summary) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(summary)?;
+        text.push('\n');
+        // What is no regular file, such as a pipe, has no length to set.
+        _ = self.file.set_len(0);
+        let written = self.file.write_all(text.as_bytes());
+        written.with_context(|| format!("cannot write the summary to {}", self.path.display()))
+    }
+}
+
 impl Summary {
     /// Puts together what the rooms have counted.
     pub fn new(
@@ -137,13 +165,6 @@ impl Summary {
             host.lost.extend((alerts_lost > 0).then_some((INBOX, alerts_lost)));
         }
         Summary { sources: all, plugins }
-    }
-
-    /// Writes it as JSON.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        let mut text = serde_json::to_string_pretty(self)?;
-        text.push('\n');
-        std::fs::write(path, text).with_context(|| format!("cannot write the summary to {}", path.display()))
     }
 
     /// As a table.

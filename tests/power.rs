@@ -1,0 +1,88 @@
+//! The host gives up the power that it does not need, and can still do its work.
+
+mod support;
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use support::{Folder, Host, can_load_bpf, hooks, plugin};
+
+/// CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SYS_PTRACE, CAP_PERFMON, CAP_BPF, by their numbers.
+const KEPT: u64 = 1 << 2 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 19 | 1 << 38 | 1 << 39;
+
+#[test]
+fn every_thread_has_given_up_what_it_does_not_need() {
+    if !can_load_bpf() {
+        return;
+    }
+    let host = Host::start(&["--plugin", plugin("json-log").to_str().unwrap(), "--events", "exec"]);
+    let ready = host.log.last().unwrap();
+    assert!(
+        ready.contains("power: user 0; capabilities bpf, perfmon, sys_ptrace, dac_read_search, setuid,"),
+        "{ready}"
+    );
+    assert!(ready.contains("system calls; no new privileges"), "{ready}");
+    let tasks: Vec<_> = fs::read_dir(format!("/proc/{}/task", host.pid())).unwrap().map(Result::unwrap).collect();
+    assert!(tasks.len() > 3, "{} threads", tasks.len());
+    for task in tasks {
+        let status = fs::read_to_string(task.path().join("status")).unwrap();
+        let fact = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+        for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
+            assert_eq!(u64::from_str_radix(fact(set), 16).unwrap() & !KEPT, 0, "{set} {status}");
+        }
+        assert_eq!((fact("CapInh:"), fact("CapAmb:")), ("0000000000000000", "0000000000000000"), "{status}");
+        assert_eq!((fact("NoNewPrivs:"), fact("Seccomp:")), ("1", "2"), "{status}");
+    }
+    host.stop();
+}
+
+#[test]
+fn sources_of_plugins_that_come_later_are_attached_and_others_processes_are_known() {
+    if !can_load_bpf() {
+        return;
+    }
+    let folder = Folder::new("later");
+    // A process of another user that was there before: what it runs is read from /proc, which not everybody may.
+    let mut before = Command::new("/bin/sleep").arg("60").uid(65_534).gid(65_534).spawn().unwrap();
+    let mut host = Host::start(&["--plugin-dir", folder.0.to_str().unwrap(), "--events", "all", "--alerts", "json"]);
+    for name in ["container-map", "alerts", "file-top"] {
+        let settings = plugin(name).with_extension("toml");
+        folder.put(&format!("{name}.toml"), &fs::read(settings).unwrap());
+        folder.put(&format!("{name}.wasm"), &fs::read(plugin(name)).unwrap());
+        host.expect_log(&format!("plugin {name} loaded"));
+    }
+    host.log.extend(host.stderr.try_iter());
+    for source in ["process", "syscall", "files", "tcp", "seccomp", "cgroup"] {
+        let attached = format!("source {source} attached by");
+        assert!(host.log.iter().any(|line| line.contains(&attached)), "{source}: {:#?}", host.log);
+    }
+    assert!(!host.log.iter().any(|line| line.starts_with("error")), "{:#?}", host.log);
+    let status = fs::read_to_string(format!("/proc/{}/status", host.pid())).unwrap();
+    assert!(status.contains("\nSeccomp:\t2\n"), "{status}");
+    before.kill().unwrap();
+    before.wait().unwrap();
+    host.interrupt();
+    assert!(host.wait().success(), "{:#?}", host.log);
+}
+
+#[test]
+fn every_hook_that_this_kernel_has_is_attached_with_what_is_left() {
+    for (source, kind) in [
+        ("process", "exec"),
+        ("files", "file-activity"),
+        ("files", "file-open"),
+        ("tcp", "tcp-connect"),
+        ("ipc", "ipc-access"),
+        ("seccomp", "seccomp-action"),
+        ("syscall", "syscall"),
+        ("cgroup", "cgroup-created"),
+    ] {
+        for hook in hooks(source) {
+            let host =
+                Host::start(&["--plugin", plugin("json-log").to_str().unwrap(), "--events", kind, "--hooks", hook]);
+            let ready = host.log.last().unwrap();
+            assert!(ready.contains(&format!("{source} ({hook}")), "{source} by {hook}: {:#?}", host.log);
+        }
+    }
+}
