@@ -42,6 +42,9 @@ threads than CPUs this was a quarter of all calls on Linux 7.2 by `tp_btf` and `
 it, and so does the host: the summary has it under `lost`, as `skipped`, and the log says it. It is the most that can be missing,
 for not every run of a program makes an event.
 
+By `tp` a run is also left out where an interrupt sends the event in the middle of another program, on every kernel: the end of a
+connection that falls into the return of a call. That is rare, and counted in the same way.
+
 So the host finds out whether this kernel interrupts programs on tracepoints (those before Linux 7 do not), and then takes `tp`,
 which forbids it, before `tp_btf` and `raw_tp`. On a kernel with full preemption `tp` or a tracepoint that it does not interrupt also
 stands before `fentry` where that sees no more. Where debugfs is not mounted, a kernel that can change its preemption while it runs

@@ -166,7 +166,10 @@ fn the_loader_takes_or_refuses_any_plugin() {
         Err(error) => {
             let error = format!("{error:#}");
             // A panic of the compiler, or a signal, is the end of its process alone; but it is a defect.
-            assert!(!["defect", "panicked", "failed (", "ended by signal"].iter().any(|bad| error.contains(bad)), "{error}");
+            assert!(
+                !["defect", "panicked", "failed (", "ended by signal"].iter().any(|bad| error.contains(bad)),
+                "{error}"
+            );
             assert!(!error.contains(char::is_control), "{error}");
             refused += 1;
         }

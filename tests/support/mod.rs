@@ -143,7 +143,8 @@ pub fn watch(hook: &str, wanted: impl Into<Wanted>, workload: impl FnOnce()) -> 
         skipped += counts.skipped;
         assert_eq!(counts.lost().map(|(_, count)| count).sum::<u64>(), counts.skipped, "{counts:?}");
     }
-    assert!(skipped == 0 || may_skip(), "{hook}: the kernel left out {skipped} runs");
+    // By tp, a program is also left out when an interrupt comes in the middle of another one.
+    assert!(skipped == 0 || may_skip() || hook == "tp", "{hook}: the kernel left out {skipped} runs");
     SKIPPED.fetch_add(skipped, Ordering::Relaxed);
     let batches = std::mem::take(&mut *batches.lock().unwrap());
     assert_eq!(sent, batches.iter().map(|batch| batch.len() as u64).sum::<u64>(), "what was sent has come");
