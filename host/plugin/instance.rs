@@ -330,6 +330,9 @@ where
 /// What the engine's error says, which has no type of its own, of a call that hands over too much.
 const FUEL: &str = "hostcalls has been exhausted";
 
+/// The same of one that has too many instances, memories or tables.
+const PARTS: &str = "resource limit exceeded";
+
 /// What a person needs to know of a trap.
 fn explain(error: &wasmtime::Error, deadline_ms: u64, memory_refused: bool) -> Fault {
     let what = match error.downcast_ref::<Trap>() {
@@ -341,6 +344,9 @@ fn explain(error: &wasmtime::Error, deadline_ms: u64, memory_refused: bool) -> F
         }
         None if matches!(error.root_cause().downcast_ref(), Some(ResourceTableError::Full)) => {
             "it holds too many handles (limits.handles)".to_owned()
+        }
+        None if error.root_cause().to_string().starts_with(PARTS) => {
+            format!("it has too many parts (limits.parts): {}", error.root_cause())
         }
         // What is above the cause tells where in the component it was.
         None => error.root_cause().to_string().lines().next().unwrap_or_default().to_owned(),

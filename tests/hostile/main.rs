@@ -3,7 +3,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod beside;
 mod cache;
+mod computing;
 mod directory;
+mod host_calls;
 mod loading;
 mod wasm;

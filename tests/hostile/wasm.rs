@@ -69,6 +69,21 @@ pub fn importing(name: &str) -> Vec<u8> {
     [COMPONENT, types.as_slice(), &section(10, &import)].concat()
 }
 
+/// The component with so many memories more, each in a core instance of its own.
+pub fn with_memories(component: &[u8], count: usize) -> Vec<u8> {
+    let (mut rest, mut modules) = (&component[COMPONENT.len()..], 0);
+    while let [id, tail @ ..] = rest {
+        let bytes = tail.iter().position(|byte| byte & 0x80 == 0).unwrap() + 1;
+        let length = tail[..bytes].iter().rev().fold(0, |length, byte| length << 7 | usize::from(byte & 0x7f));
+        modules += usize::from(*id == 1);
+        rest = &tail[bytes + length..];
+    }
+    let module = [b"\0asm\x01\0\0\0".as_slice(), &section(5, b"\x01\0\x01")].concat();
+    let instance = [&[0], leb(modules).as_slice(), &[0]].concat();
+    let instances = [leb(count), instance.repeat(count)].concat();
+    [component, &section(1, &module), &section(2, &instances)].concat()
+}
+
 /// The same component with other bytes: a section that only carries a name.
 pub fn renamed(component: &[u8], name: &str) -> Vec<u8> {
     let content = [leb(name.len()).as_slice(), name.as_bytes()].concat();

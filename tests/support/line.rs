@@ -9,7 +9,7 @@ use eunomia_host::compile::Compiler;
 use eunomia_host::dispatch::{
     Containers, DispatchCounts, Dispatcher, KindCounts, Member, Message, Only, Processes, Tree, Watch,
 };
-use eunomia_host::event::{Batch, Columns, Kind};
+use eunomia_host::event::{self, Batch, Columns, Kind};
 use eunomia_host::output::{self, AlertFormat, Writer};
 use eunomia_host::plugin::{Compiled, Outlets, Plugin, Runtime, Settings};
 use eunomia_host::wit::container_registry::Cgroup;
@@ -17,12 +17,16 @@ use serde_json::Value;
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinHandle;
 
+/// What was printed, and when each line came, in nanoseconds since the epoch.
 #[derive(Clone, Default)]
-pub struct Captured(Arc<Mutex<Vec<u8>>>);
+pub struct Captured(Arc<Mutex<(Vec<u8>, Vec<u64>)>>);
 
 impl Write for Captured {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        let now = event::now();
+        let (text, times) = &mut *self.0.lock().unwrap();
+        text.extend_from_slice(bytes);
+        times.extend(bytes.iter().filter(|byte| **byte == b'\n').map(|_| now));
         Ok(bytes.len())
     }
 
@@ -34,6 +38,8 @@ impl Write for Captured {
 /// What came of a run.
 pub struct Outcome {
     pub lines: Vec<String>,
+    /// When each line came, in nanoseconds since the epoch.
+    pub times: Vec<u64>,
     pub kinds: BTreeMap<&'static str, BTreeMap<Kind, KindCounts>>,
     pub plugins: BTreeMap<&'static str, Plugin>,
     pub dispatched: BTreeMap<Kind, DispatchCounts>,
@@ -143,13 +149,14 @@ impl Line {
         }
         drop((self.outlets, self.messages));
         tokio::task::spawn_blocking(|| self.writer.finish()).await.unwrap();
-        let text = String::from_utf8(self.captured.0.lock().unwrap().clone()).unwrap();
+        let (text, times) = std::mem::take(&mut *self.captured.0.lock().unwrap());
+        let text = String::from_utf8(text).unwrap();
         let kinds: BTreeMap<_, _> = plugins.iter().map(|(name, plugin)| (*name, plugin.queue.counts())).collect();
         for (name, counts) in kinds.iter().flat_map(|(name, kinds)| kinds.values().map(move |counts| (name, counts))) {
             let lost: u64 = counts.lost.values().sum();
             assert_eq!(counts.seen, counts.filtered + counts.delivered + lost, "{name}: {counts:?}");
             assert_eq!(counts.waiting, 0, "{name}");
         }
-        Outcome { lines: text.lines().map(str::to_owned).collect(), kinds, plugins, dispatched }
+        Outcome { lines: text.lines().map(str::to_owned).collect(), times, kinds, plugins, dispatched }
     }
 }

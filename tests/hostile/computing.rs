@@ -1,0 +1,61 @@
+//! Processor and memory: plugins that take more of either than they may.
+
+use std::sync::atomic::Ordering;
+
+use eunomia_host::dispatch::Where;
+use eunomia_host::event::Kind;
+use eunomia_host::plugin::{Limits, Settings};
+
+use super::beside::{Memory, assert_named_once, beside, log_of, misbehave, settings};
+use super::support::Folder;
+use super::support::line::Line;
+use super::wasm;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_takes_all_it_can_is_stopped_alone() {
+    beside("warm-up", &settings("nothing", Limits::default())).await;
+    assert_eq!(log_of("warm-up"), [""; 0]);
+    let memory = Memory::now();
+    for (name, deed, cause) in [
+        ("bad-loop", "loop", "it ran for more than 50 ms in one call (limits.deadline_ms)"),
+        ("bad-realloc", "loop-in-realloc", "it ran for more than 50 ms in one call (limits.deadline_ms)"),
+        ("bad-fill", "fill", "it ran for more than 50 ms in one call (limits.deadline_ms)"),
+        ("bad-grow", "grow", "it was refused more memory than limits.memory_bytes allows"),
+        ("bad-recurse", "recurse", "its stack overflowed: endless recursion?"),
+        ("bad-trap", "trap", "it trapped"),
+    ] {
+        let outcome = beside(name, &settings(deed, Limits::default())).await;
+        assert_named_once(name, cause);
+        let counts = &outcome.kinds[name][&Kind::Fork];
+        assert!(counts.lost[&Where::Fault] > 0 && counts.lost.contains_key(&Where::Quarantine), "{name}: {counts:?}");
+        assert_eq!(outcome.plugins[name].counts.faults.load(Ordering::Relaxed), 1, "{name}");
+    }
+    memory.assert_flat();
+}
+
+/// With the default policy an instance is replaced after each fault, until there have been too many.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_traps_at_every_event_is_set_aside_at_last() {
+    let restarting = Settings { config: r#"{"deed": "trap"}"#.to_owned(), ..Default::default() };
+    let outcome = beside("bad-traps", &restarting).await;
+    let faults = outcome.plugins["bad-traps"].counts.faults.load(Ordering::Relaxed);
+    let log = log_of("bad-traps");
+    assert_eq!(log.iter().filter(|line| line.starts_with("plugin ")).count() as u64, faults, "once for each: {log:#?}");
+    let last = log.iter().rfind(|line| line.starts_with("plugin ")).unwrap();
+    assert!(faults == 5 && last.contains("set aside") && last.contains("put a new file"), "{log:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_hundreds_of_memories_does_not_start() {
+    let folder = Folder::new("memories");
+    let bytes = wasm::with_memories(&std::fs::read(misbehave()).unwrap(), 300);
+    let file = folder.0.join("memories.wasm");
+    std::fs::write(&file, bytes).unwrap();
+    let line = Line::new();
+    let error = line.start(("memories", 0), &file, "{}", None).await.err().unwrap();
+    let text = format!("{error:#}");
+    assert!(text.contains("it could not be instantiated: it has too many parts (limits.parts)"), "{text}");
+    let limits = Limits { parts: 400, memory_bytes: 64 << 20, ..Default::default() };
+    let settings = Settings { limits, ..Default::default() };
+    assert!(line.start_with(("memories", 0), &file, &settings, None).await.is_ok(), "where it is allowed, it runs");
+}

@@ -1,0 +1,72 @@
+//! Calls of the host: plugins that never come back from one, make too many, or hand over what they should not.
+
+use std::sync::atomic::Ordering;
+
+use eunomia_host::plugin::Limits;
+
+use super::beside::{Memory, assert_named_once, beside, log, log_of, settings};
+
+/// What the host lets a plugin log and raise in the time of a case, which takes less than three seconds.
+const PERIODS: u64 = 4;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_misuses_the_hosts_calls_is_stopped_alone() {
+    beside("warm-up-calls", &settings("nothing", Limits::default())).await;
+    let memory = Memory::now();
+    let large = Limits { memory_bytes: 64 << 20, ..Default::default() };
+    for (name, deed, limits, cause) in [
+        ("bad-sleep", "sleep", Limits::default(), "did not return within 300 ms, sleeping or waiting (limits.wall_ms)"),
+        ("bad-poll", "poll", Limits::default(), "it ran for more than 50 ms in one call (limits.deadline_ms)"),
+        ("bad-call", "call", Limits::default(), "it ran for more than 50 ms in one call (limits.deadline_ms)"),
+        (
+            "bad-writes",
+            "empty-writes",
+            Limits::default(),
+            "it ran for more than 50 ms in one call (limits.deadline_ms)",
+        ),
+        ("bad-huge", "huge-alert", large, "it handed the host too much in one call (limits.call_bytes)"),
+        ("bad-leak", "leak-handles", Limits::default(), "it holds too many handles (limits.handles)"),
+        ("bad-utf8", "bad-utf8", Limits::default(), "utf-8"),
+    ] {
+        let outcome = beside(name, &settings(deed, limits)).await;
+        assert_named_once(name, cause);
+        assert_eq!(outcome.plugins[name].counts.faults.load(Ordering::Relaxed), 1, "{name}");
+    }
+    memory.assert_flat();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_log_lines_is_cut_to_the_allowance() {
+    let outcome = beside("bad-log", &settings("log-flood", Limits::default())).await;
+    assert_named_once("bad-log", "more log lines than 100 in a second are lost");
+    let lines = log_of("bad-log").len() as u64 - 1;
+    assert!((100..=100 * PERIODS).contains(&lines), "{lines} lines");
+    let counts = &outcome.plugins["bad-log"].counts;
+    let calls = counts.calls.load(Ordering::Relaxed);
+    assert_eq!(counts.log_lines_lost.load(Ordering::Relaxed) + lines, calls * 2_000, "every line is shown or counted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_line_cannot_look_like_the_hosts_own() {
+    beside("bad-forge", &settings("log-forge", Limits::default())).await;
+    let log = log();
+    let forged: Vec<_> = log.iter().filter(|line| line.contains("forged")).collect();
+    assert!(!forged.is_empty());
+    for line in forged {
+        assert!(line.starts_with("[bad-forge] "), "{line:?}");
+        assert!(!line.contains(|c: char| c.is_control() || c == '\u{2028}'), "{line:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_alerts_is_cut_to_the_allowance() {
+    let limits = Limits { alerts_per_second: 50, ..Default::default() };
+    let outcome = beside("bad-alerts", &settings("alert-flood", limits)).await;
+    assert_named_once("bad-alerts", "more alerts than 50 in a second are lost");
+    let counts = &outcome.plugins["bad-alerts"].counts;
+    let (raised, lost) = (counts.alerts.load(Ordering::Relaxed), counts.alerts_lost.load(Ordering::Relaxed));
+    assert_eq!(raised + lost, counts.calls.load(Ordering::Relaxed) * 200, "every alert is shown or counted");
+    assert!((50..=50 * PERIODS).contains(&raised), "{raised} alerts");
+    let shown = outcome.lines.iter().filter(|line| line.contains(r#""plugin":"bad-alerts""#)).count() as u64;
+    assert_eq!(shown, 2 * raised, "once by the host, and once by json-log");
+}
