@@ -135,6 +135,12 @@ impl Line {
         self.messages.send(Message::Join(Box::new(member))).await.ok().unwrap();
     }
 
+    /// Where the kernel's events go.
+    pub fn deliver(&self) -> Box<dyn FnMut(Batch) + Send> {
+        let messages = self.messages.clone();
+        Box::new(move |batch| _ = messages.blocking_send(Message::Batch(Box::new(batch))))
+    }
+
     pub async fn send(&self, mut columns: Columns) {
         let batch = Batch::cut(&mut columns, u64::MAX);
         self.messages.send(Message::Batch(Box::new(batch))).await.ok().unwrap();
