@@ -41,7 +41,7 @@ const ROOMS: &[Room] = &[
     ),
     Room("config", &["event", "output", "plugin"], &["clap", "std::fs", "toml"]),
     Room("compile", &["confine"], &["rustix", "std::fs", "std::io", "std::os", "std::process", "std::thread"]),
-    Room("confine", &[], &["rustix", "seccompiler", "std::env"]),
+    Room("confine", &[], &["rustix", "seccompiler", "std::env", "std::fs"]),
     Room("source", &["event", "wit"], &["libbpf_rs", "rustix", "std::fs", "std::io", "std::os", "std::thread"]),
     // Of wasmtime, events know that they can be handed to a plugin, and nothing of how. Addresses are text, not sockets.
     Room("event", &["wit"], &["std::net::IpAddr", "std::net::Ipv6Addr", "wasmtime::component::Lower"]),

@@ -22,11 +22,19 @@ const KEPT: &[(CapabilitySet, &str)] = &[
     (CapabilitySet::SYS_PTRACE, "sys_ptrace"),
     // To read plugins, and folders granted to them, that belong to others.
     (CapabilitySet::DAC_READ_SEARCH, "dac_read_search"),
+    // To have the thread that reads the rings go before others.
+    (CapabilitySet::SYS_NICE, "sys_nice"),
     // To make nobody of the process that compiles, and to end it when it takes too long.
     (CapabilitySet::SETUID, "setuid"),
     (CapabilitySet::SETGID, "setgid"),
     (CapabilitySet::KILL, "kill"),
 ];
+
+/// What it keeps besides where a value beyond the kernel's own is set here: Debian and Ubuntu have their kernels then ask for
+/// this to open a tracepoint or a kprobe, and not for `CAP_PERFMON`.
+const KEPT_WHERE_PARANOID: (CapabilitySet, &str) = (CapabilitySet::SYS_ADMIN, "sys_admin");
+const PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
+const MOST_PARANOID: i32 = 2;
 
 /// What it calls, found by running it under strace with all sources and shipped plugins, and what its libraries may call
 /// besides on other systems. Everything else does not exist for it: mounting, modules, tracing processes, other
@@ -214,8 +222,11 @@ pub struct Power {
 pub fn host() -> Result<Power> {
     // Kernels before 5.11 count BPF maps as locked memory. Newer ones do not care, and some machines do not allow it.
     _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
+    let paranoid = std::fs::read_to_string(PARANOID).ok().and_then(|value| value.trim().parse::<i32>().ok());
+    let besides = paranoid.is_some_and(|value| value > MOST_PARANOID).then_some(&KEPT_WHERE_PARANOID);
+    let list = || KEPT.iter().chain(besides);
     let mut kept = CapabilitySet::empty();
-    KEPT.iter().for_each(|(capability, _)| kept |= *capability);
+    list().for_each(|(capability, _)| kept |= *capability);
     let had = capabilities(None).context("cannot see which capabilities this process has")?.permitted;
     let kept = kept & had;
     // What no program started from here can have either; without CAP_SETPCAP no_new_privs must be enough.
