@@ -59,11 +59,8 @@ exported! {
     OnExit, "handles-exit";
     OnFork, "handles-fork";
     SelectSyscalls, "selects-syscalls";
-    OnSyscall, "handles-syscall";
-    OnSyscallReturn, "handles-syscall-return";
     OnSyscallCount, "handles-syscall-count";
     OnFileActivity, "handles-file-activity";
-    OnFileIo, "handles-file-io";
     OnFileOpen, "handles-file-open";
     OnFileChange, "handles-file-change";
     OnTcpConnect, "handles-tcp-connect";
@@ -96,3 +93,67 @@ exported! {
     Life, "lives";
     KeepsState, "keeps-state";
 }
+
+/// Handlers of flat records as they are generated: each record is lifted by its fields.
+mod generated {
+    exported! {
+        OnSyscall, "handles-syscall";
+        OnSyscallReturn, "handles-syscall-return";
+        OnFileIo, "handles-file-io";
+    }
+}
+
+/// A handler of flat records takes the host's list as it stands in memory: it is a vector of the records already. That is what the
+/// generated code does too for records of numbers, but not where one of these is an enum's case.
+macro_rules! in_place {
+    ($($interface:ident, $module:ident, $cabi:ident, $record:ty, $bytes:literal;)*) => { $(
+        pub mod $interface {
+            pub use super::generated::$interface::export;
+
+            pub mod exports {
+                pub mod eunomia {
+                    pub mod plugin {
+                        pub mod $module {
+                            pub use crate::bindings::generated::$interface::exports::eunomia::plugin::$module::{
+                                $cabi, Guest,
+                            };
+
+                            /// What the component exports.
+                            ///
+                            /// # Safety
+                            /// `list` is `length` records that the host has written into memory of this component's
+                            /// allocator.
+                            pub unsafe fn _export_handle_cabi<T: Guest>(list: *mut u8, length: usize) {
+                                const { assert!(size_of::<$record>() == $bytes && align_of::<$record>() == 8) };
+                                // SAFETY: the record is `repr(C)`, of numbers and of enums that are bytes, so its layout is the
+                                // canonical one; the host writes no number that is no case; and the allocation is a vector's of
+                                // that length.
+                                T::handle(unsafe { Vec::from_raw_parts(list.cast::<$record>(), length, length) });
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    )* };
+}
+
+in_place! {
+    OnSyscall, on_syscall, __export_eunomia_plugin_on_syscall_0_1_0_cabi, crate::syscall::Syscall, 120;
+    OnSyscallReturn, on_syscall_return, __export_eunomia_plugin_on_syscall_return_0_1_0_cabi,
+        crate::syscall::SyscallReturn, 88;
+    OnFileIo, on_file_io, __export_eunomia_plugin_on_file_io_0_1_0_cabi, crate::files::FileIo, 88;
+}
+
+/// Every field stands where the canonical layout has it, and enums' cases are bytes.
+const _: () = {
+    use crate::files::FileIo;
+    use crate::syscall::{Abi, Syscall, SyscallReturn};
+    use std::mem::offset_of;
+    assert!(offset_of!(Syscall, time) == 0 && offset_of!(Syscall, comm) == 24 && offset_of!(Syscall, pid) == 40);
+    assert!(offset_of!(Syscall, number) == 60 && offset_of!(Syscall, arg0) == 64 && offset_of!(Syscall, abi) == 112);
+    assert!(offset_of!(SyscallReturn, value) == 64 && offset_of!(SyscallReturn, duration) == 72);
+    assert!(offset_of!(SyscallReturn, number) == 60 && offset_of!(SyscallReturn, abi) == 80 && size_of::<Abi>() == 1);
+    assert!(offset_of!(FileIo, device) == 60 && offset_of!(FileIo, inode) == 64 && offset_of!(FileIo, error) == 80);
+    assert!(offset_of!(FileIo, operation) == 84 && offset_of!(FileIo, file_type) == 85);
+};
