@@ -84,20 +84,29 @@ impl Text {
     /// Bytes that are not UTF-8 become `\xNN`.
     fn decode(&mut self, bytes: &[u8]) -> String {
         let mut text = String::with_capacity(bytes.len());
-        for chunk in bytes.utf8_chunks() {
-            text.push_str(chunk.valid());
-            for byte in chunk.invalid() {
-                self.lossy = true;
-                text.push_str(&format!("\\x{byte:02x}"));
-            }
-        }
+        self.push(&mut text, bytes);
         text
     }
 
+    /// The same, behind what the text is already.
+    fn push(&mut self, text: &mut String, bytes: &[u8]) {
+        // Nearly always there is nothing else to do.
+        if let Ok(bytes) = std::str::from_utf8(bytes) {
+            return text.push_str(bytes);
+        }
+        self.lossy = true;
+        for chunk in bytes.utf8_chunks() {
+            text.push_str(chunk.valid());
+            for byte in chunk.invalid() {
+                text.push_str(&format!("\\x{byte:02x}"));
+            }
+        }
+    }
+
     /// A name in an array, up to its NUL.
-    fn name(&mut self, bytes: &[impl Copy + Into<i64>]) -> String {
-        let bytes: Vec<u8> = bytes.iter().map(|byte| (*byte).into() as u8).take_while(|byte| *byte != 0).collect();
-        self.decode(&bytes)
+    fn name<const N: usize>(&mut self, bytes: &[impl Copy + Into<i64>; N]) -> String {
+        let bytes = bytes.map(|byte| byte.into() as u8);
+        self.decode(bytes.split(|byte| *byte == 0).next().unwrap_or_default())
     }
 
     /// A path given as its names, the last one first, each ended by NUL.
@@ -106,10 +115,11 @@ impl Text {
             return if cut { ".../".into() } else { "/".into() };
         }
         let names = names.strip_suffix(b"\0").unwrap_or(names);
-        let mut path = String::from(if cut { "..." } else { "" });
+        let mut path = String::with_capacity(names.len() + "...//".len());
+        path.push_str(if cut { "..." } else { "" });
         for name in names.rsplit(|byte| *byte == 0) {
             path.push('/');
-            path.push_str(&self.decode(name));
+            self.push(&mut path, name);
         }
         path
     }
