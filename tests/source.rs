@@ -10,9 +10,12 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use eunomia_host::event::{Columns, Kind, KindSet};
-use eunomia_host::source::{Narrowing, Poller, SOURCES, State, probe, running_processes};
+use eunomia_host::event::{Batch, Columns, Kind, KindSet};
+use eunomia_host::source::{Narrowing, Poller, Reading, SOURCES, State, Wanted, probe, running_processes};
 use eunomia_host::wit::process::{Exec, Exit, Fork};
 use libbpf_rs::query::{LinkInfoIter, ProgInfoIter};
 use support::{Folder, can_load_bpf};
@@ -313,4 +316,41 @@ fn a_program_for_some_kinds_is_attached_only_while_one_of_them_is_wanted() {
     assert_eq!(want(&[Kind::TcpClose]), (1, 0), "it is detached again");
     poller.stop();
     assert_eq!((attached("state_btf"), attached("return_btf")), (0, 0));
+}
+
+#[test]
+fn a_flood_of_system_calls_pushes_out_no_process_and_its_own_losses_are_counted() {
+    const PROGRAMS: usize = 50;
+    if !can_load_bpf() {
+        return;
+    }
+    // Read so seldom, the smallest rings overflow.
+    let ring_bytes = BTreeMap::from([("syscall".to_owned(), 1 << 16)]);
+    let reading = Reading { latency: Duration::from_millis(50), ring_bytes };
+    let seen: Arc<Mutex<Columns>> = Arc::default();
+    let into = seen.clone();
+    let deliver = move |batch: Batch| into.lock().unwrap().append(batch.columns);
+    let poller = Poller::start(Narrowing { reading, ..Default::default() }, Box::new(deliver)).unwrap();
+    poller.want(Wanted::from([Kind::Syscall, Kind::Exec].into_iter().collect::<KindSet>()));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    _ = rustix::process::getppid();
+                }
+            });
+        }
+        (0..PROGRAMS).for_each(|_| assert!(Command::new("/bin/true").status().unwrap().success()));
+        stop.store(true, Ordering::Relaxed);
+    });
+    let counts = poller.stop();
+    let of = |source: &str| counts.iter().find(|counts| counts.source == source).unwrap();
+    let (calls, processes) = (of("syscall"), of("process"));
+    assert!(calls.dropped > 0 && calls.sent > 0, "{calls:?}");
+    assert_eq!(processes.dropped + processes.nested + processes.undecodable, 0, "{processes:?}");
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.syscall.len() as u64, calls.sent, "every call that was not lost has come");
+    let own = seen.exec.iter().filter(|exec| exec.task.ppid == std::process::id()).count();
+    assert_eq!(own, PROGRAMS, "{processes:?}");
 }

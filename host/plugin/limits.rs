@@ -17,8 +17,9 @@ pub const WALL_MS: u64 = 2_000;
 /// How long `life.start` and `life.stop` may run: language run times initialise there.
 pub const START_DEADLINE_MS: u64 = 1_000;
 
-/// How many events may wait for a plugin unless its settings say otherwise: some seconds of a busy machine's processes.
-pub const QUEUE_EVENTS: u64 = 65_536;
+/// How many events may wait for a plugin unless its settings say otherwise: half a second of a flood of system calls, for which
+/// CPUs may be busy with something else. Larger events meet the bound in bytes before.
+pub const QUEUE_EVENTS: u64 = 524_288;
 
 /// How much memory the events that wait for a plugin may take, whatever their number.
 pub const QUEUE_BYTES: u64 = 64 << 20;

@@ -24,7 +24,7 @@ pub static FILES: Source = Source {
         Rung { hook: "tp", programs: &["return_tp"], misses: MISSES },
     ],
     partial: &[("read_exit", IO), ("write_exit", IO), ("readv_exit", IO), ("writev_exit", IO), ("paths_btf", PATHS)],
-    sums: Some(Sums { maps: ["activity_0", "activity_1"], record: activity_record }),
+    sums: Some(Sums { kind: Kind::FileActivity, maps: ["activity_0", "activity_1"], record: activity_record }),
 };
 
 /// Reads and writes.

@@ -56,6 +56,8 @@ pub type SumRecord = fn(&[u8], &[u8], u64) -> Option<Vec<u8>>;
 
 /// Events that are summed in the kernel, and read at the end of each interval.
 pub struct Sums {
+    /// Their kind.
+    pub kind: Kind,
     /// Two maps: the programs sum into one while the other is read.
     pub maps: [&'static str; 2],
     /// Makes a record, for the decoder, of an entry.

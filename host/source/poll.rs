@@ -16,7 +16,7 @@ use super::{Narrowing, SOURCES, Source, SourceCounts, SourceState, State, Sums, 
 use crate::event::clock::Clock;
 use crate::event::decode::boot_time;
 use crate::event::layout::c;
-use crate::event::{Batch, CallSet, Columns, Kind, decode};
+use crate::event::{Batch, CallSet, Columns, Kind, KindSet, decode};
 
 /// Records are stamped just before they enter the ring, so that one may enter after another with a later time. Events
 /// are held back for so long, in which all that happened before them has arrived.
@@ -102,11 +102,15 @@ pub struct Reader {
     deliver: Box<dyn FnMut(Batch) + Send>,
     attached: BTreeMap<&'static str, Attached>,
     states: BTreeMap<&'static str, State>,
+    /// The kinds that somebody wants.
+    kinds: KindSet,
     /// Counts of sources' earlier lives.
     before: BTreeMap<&'static str, SourceCounts>,
     rings: Option<Rings>,
     /// The programs have been told to wake it.
     asleep: bool,
+    /// Nothing has happened since losses were told.
+    at_rest: bool,
     pending: Rc<RefCell<Pending>>,
 }
 
@@ -118,8 +122,9 @@ impl Reader {
     pub fn new(narrowing: Narrowing, deliver: Box<dyn FnMut(Batch) + Send>) -> Self {
         let pending = Pending { columns: Columns::default(), clock: clock::clock(), delivered: 0 };
         let (attached, states, before) = Default::default();
-        let (rings, asleep, pending) = (None, false, Rc::new(RefCell::new(pending)));
-        Reader { narrowing, deliver, attached, states, before, rings, asleep, pending }
+        let (rings, kinds, pending) = (None, KindSet::default(), Rc::new(RefCell::new(pending)));
+        let (asleep, at_rest) = (false, false);
+        Reader { narrowing, deliver, attached, states, kinds, before, rings, asleep, at_rest, pending }
     }
 
     /// Runs until nobody is left to give commands. Returns the counts of all sources that were ever attached.
@@ -141,6 +146,19 @@ impl Reader {
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => break,
             }
+            if self.asleep {
+                // What was lost before is told once; then nothing more is lost until something happens.
+                let told = !self.at_rest && self.tell_losses();
+                self.at_rest |= told;
+                if !told && !self.read_sums() {
+                    if !self.sleep() {
+                        continue;
+                    }
+                    self.at_rest = false;
+                }
+                self.say_asleep(false);
+                idle_drains = 0;
+            }
             match self.drain() {
                 Drained::Behind => idle_drains = 0,
                 Drained::Some => {
@@ -151,11 +169,7 @@ impl Reader {
                     idle_drains += 1;
                     std::thread::sleep(latency);
                 }
-                Drained::Nothing => {
-                    if self.sleep() {
-                        idle_drains = 0;
-                    }
-                }
+                Drained::Nothing => self.fall_asleep(),
             }
         }
         self.detach(&SOURCES.iter().map(|source| source.name).collect::<Vec<_>>());
@@ -163,14 +177,15 @@ impl Reader {
         self.before.into_values().collect()
     }
 
-    /// Exchanges and reads what is summed in the kernel, when it is time.
-    fn read_sums(&mut self) {
-        let now = Instant::now();
+    /// Exchanges and reads what is summed in the kernel, when it is time. Whether any was read.
+    fn read_sums(&mut self) -> bool {
+        let (now, mut any) = (Instant::now(), false);
         for attached in self.attached.values_mut() {
-            let Some(sums) = &attached.source.sums else { continue };
+            let Some(sums) = attached.source.sums.as_ref().filter(|sums| self.kinds.has(sums.kind)) else { continue };
             if attached.settled.is_some_and(|at| now >= at) {
                 attached.settled = None;
                 take_sums(&mut self.pending.borrow_mut(), attached, sums, 1 - attached.sums);
+                any = true;
             } else if attached.settled.is_none() && now >= attached.next_sum {
                 attached.sums = 1 - attached.sums;
                 control(&attached.loaded.object, c::control_key::CONTROL_SUMS, attached.sums as u64);
@@ -178,17 +193,19 @@ impl Reader {
                 attached.next_sum = (attached.next_sum + SUM_EVERY).max(now);
             }
         }
+        any
     }
 
-    /// Tells of what was lost in the kernel, when it is time.
-    fn tell_losses(&mut self) {
-        let due: Vec<_> = self.attached.values().filter(|attached| attached.losses.is_due()).collect();
-        let due: Vec<_> = due.iter().map(|attached| attached.source.name).collect();
-        for name in due {
+    /// Tells of what was lost in the kernel, when it is time. Whether it was.
+    fn tell_losses(&mut self) -> bool {
+        let is_due = self.attached.values().any(|attached| attached.losses.is_due());
+        let names: Vec<_> = if is_due { self.attached.keys().copied().collect() } else { Vec::new() };
+        for name in names {
             let Some(Attached { source, loaded, tally, .. }) = self.attached.get(name) else { continue };
             let counts = SourceCounts { skipped: skipped(&loaded.object), ..counts(source, &loaded.object, tally) };
             self.tell(name, &counts);
         }
+        is_due
     }
 
     /// Tells of what is lost of a source since it was told last.
@@ -236,21 +253,17 @@ impl Reader {
         any
     }
 
-    /// Sleeps until the kernel has a record, or for a while. Whether there was one.
-    fn sleep(&mut self) -> bool {
-        if !self.asleep {
-            self.say_asleep(true);
-            // A record may have come before the programs knew.
-            if !matches!(self.drain(), Drained::Nothing) {
-                self.say_asleep(false);
-                return true;
-            }
-        }
-        let woken = self.rings.as_ref().is_some_and(|rings| rings.sleep(LONGEST_SLEEP));
-        if woken {
+    /// Has the programs wake it, unless a record came before they knew.
+    fn fall_asleep(&mut self) {
+        self.say_asleep(true);
+        if !matches!(self.drain(), Drained::Nothing) {
             self.say_asleep(false);
         }
-        woken
+    }
+
+    /// Sleeps until the kernel has a record, or for a while. Whether there was one.
+    fn sleep(&self) -> bool {
+        self.rings.as_ref().is_some_and(|rings| rings.sleep(LONGEST_SLEEP))
     }
 
     fn say_asleep(&mut self, asleep: bool) {
@@ -262,6 +275,7 @@ impl Reader {
 
     fn want(&mut self, wanted: &Wanted) -> Vec<SourceState> {
         let kinds = wanted.kinds;
+        self.kinds = kinds;
         let unwanted: Vec<_> =
             SOURCES.iter().filter(|source| source.kinds().and(kinds).is_empty()).map(|source| source.name).collect();
         self.detach(&unwanted);

@@ -19,7 +19,7 @@ pub static SYSCALL: Source = Source {
         Rung { hook: "tp", programs: &["enter_tp", "return_tp"], misses: MISSES },
     ],
     partial: &[("return_btf", RETURNS), ("return_raw", RETURNS), ("return_tp", RETURNS)],
-    sums: Some(Sums { maps: ["counts_0", "counts_1"], record: count_record }),
+    sums: Some(Sums { kind: Kind::SyscallCount, maps: ["counts_0", "counts_1"], record: count_record }),
 };
 
 /// What needs to know of a call's return.
