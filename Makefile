@@ -41,7 +41,9 @@ test-quick: build fixtures ## the tests that leave the machine in peace
 
 .PHONY: bench
 bench: build fixtures ## what things cost, as ratios
-	cargo bench --bench containers
+	cargo bench --bench events --bench containers
+	@# Loads BPF programs, which needs root.
+	$(SUDO) $$(scripts/bench.sh storm)
 
 .PHONY: lint
 lint: setup ## formatting and clippy

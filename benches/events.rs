@@ -1,0 +1,158 @@
+//! What an event costs on its way from the kernel's bytes into plugins, against a loop over those bytes in this process that does
+//! the same work: `cargo bench --bench events`, after `make build`. CPU time of all threads, so that it does not matter how many
+//! CPUs there are; the best of some rounds, to be read as ratios.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+
+use eunomia_host::event::clock::Clock;
+use eunomia_host::event::layout::bytes_of;
+use eunomia_host::event::layout::c::{record_kind, syscall_flat, syscall_record};
+use eunomia_host::event::{Batch, Columns, decode};
+use eunomia_host::plugin::{Limits, Settings};
+use rustix::time::{ClockId, clock_gettime};
+use support::line::Line;
+use support::plugin;
+
+/// Events of a batch, and how many batches are sent: as many as may wait for a plugin.
+const EVENTS: usize = 256;
+const BATCHES: usize = 1_000;
+
+/// The best of so many rounds counts.
+const ROUNDS: usize = 5;
+
+/// Numbers of system calls, as count has them.
+const NUMBERS: usize = 1_024;
+
+/// CPU time that this process has taken, in nanoseconds.
+fn cpu_ns() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
+}
+
+/// Nanoseconds of an event, where a round does all batches.
+fn best(mut round: impl FnMut()) -> f64 {
+    let time = |_| {
+        let begun = cpu_ns();
+        round();
+        cpu_ns() - begun
+    };
+    (0..ROUNDS).map(time).fold(f64::MAX, f64::min) / (EVENTS * BATCHES) as f64
+}
+
+/// A system call as the kernel gives it.
+fn syscall(at: u64) -> syscall_record {
+    let comm = std::array::from_fn(|index| b"worker\0\0\0\0\0\0\0\0\0\0"[index] as i8);
+    let flat = syscall_flat {
+        time: 1_000_000 + at,
+        start_time: 1_000,
+        cgroup: 77,
+        comm,
+        pid: 1_234,
+        tid: 1_235,
+        ppid: 1,
+        uid: 1_000,
+        gid: 1_000,
+        number: (at % 300) as u32,
+        arg0: at,
+        arg1: 2,
+        arg2: 3,
+        arg3: 4,
+        arg4: 5,
+        arg5: 6,
+        abi: 0,
+        padding: [0; 7],
+    };
+    syscall_record { kind: record_kind::RECORD_SYSCALL.0, length: size_of::<syscall_record>() as u32, flat }
+}
+
+/// A recorded program's start.
+fn exec_bytes() -> Vec<u8> {
+    let mut rest = &include_bytes!("../tests/fixtures/process.records")[..];
+    loop {
+        let length = u32::from_le_bytes(rest[..4].try_into().expect("four bytes")) as usize;
+        let bytes = &rest[4..4 + length];
+        if decode::number(bytes) == Ok(record_kind::RECORD_EXEC) {
+            return bytes.to_vec();
+        }
+        rest = &rest[4 + length..];
+    }
+}
+
+/// What a plugin that counts does, natively, on the kernel's bytes.
+fn count_natively(records: &[Vec<u8>]) -> [u64; NUMBERS] {
+    let number_at = std::mem::offset_of!(syscall_record, flat) + std::mem::offset_of!(syscall_flat, number);
+    let mut counts = [0; NUMBERS];
+    for record in records {
+        let number = u32::from_le_bytes(record[number_at..number_at + 4].try_into().expect("four bytes"));
+        counts[(number as usize).min(NUMBERS - 1)] += 1;
+    }
+    counts
+}
+
+fn decoded(records: &[Vec<u8>], clock: &Clock) -> Columns {
+    let mut columns = Columns::default();
+    for record in records {
+        eunomia_host::event::decode(record, clock, &mut columns).expect("it is a record");
+    }
+    columns
+}
+
+/// Sends all batches to so many plugins that count. Decoding, dispatching, lowering and the plugins' own work; starting them not.
+fn delivered(records: &[Vec<u8>], plugins: usize) -> f64 {
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a run time");
+    let round = |_| {
+        tokio.block_on(async {
+            let line = Line::new();
+            let limits = Limits { queue_events: (EVENTS * BATCHES) as u64, ..Default::default() };
+            let settings = Settings { limits, ..Default::default() };
+            let mut started = BTreeMap::new();
+            for number in 0..plugins {
+                let name: &'static str = Box::leak(format!("count-{number}").into_boxed_str());
+                let (plugin, member) =
+                    line.start_with((name, number), &plugin("count"), &settings, None).await.expect("it starts");
+                line.join(member).await;
+                started.insert(name, plugin);
+            }
+            let clock = Clock::new(0, 0);
+            let begun = cpu_ns();
+            for _ in 0..BATCHES {
+                line.send(decoded(records, &clock)).await;
+            }
+            let outcome = line.finish(started).await;
+            let taken = cpu_ns() - begun;
+            for kinds in outcome.kinds.values() {
+                let delivered: u64 = kinds.values().map(|counts| counts.delivered).sum();
+                assert_eq!(delivered, (EVENTS * BATCHES) as u64, "none is lost");
+            }
+            taken
+        })
+    };
+    (0..ROUNDS).map(round).fold(f64::MAX, f64::min) / (EVENTS * BATCHES) as f64
+}
+
+fn main() {
+    let records: Vec<Vec<u8>> = (0..EVENTS as u64).map(|at| bytes_of(&syscall(at)).to_vec()).collect();
+    let execs = vec![exec_bytes(); EVENTS];
+    let clock = Clock::new(0, 0);
+    let native = best(|| (0..BATCHES).for_each(|_| _ = black_box(count_natively(black_box(&records)))));
+    let row = |what: &str, ns: f64| println!("{what:<52}{ns:>10.1}{:>9.1}x", ns / native);
+    println!("{:<52}{:>10}{:>10}", "ns an event, in batches of 256", "", "native");
+    row("syscall: count the kernel's bytes natively", native);
+    let copied = best(|| (0..BATCHES).for_each(|_| drop(black_box(black_box(&records).concat()))));
+    row("syscall: copy the kernel's bytes", copied);
+    row("syscall: decode", best(|| (0..BATCHES).for_each(|_| drop(black_box(decoded(&records, &clock))))));
+    let two_rings: Vec<Vec<u8>> = records.iter().step_by(2).chain(records.iter().skip(1).step_by(2)).cloned().collect();
+    let cut = |records: &[Vec<u8>]| drop(black_box(Batch::cut(&mut decoded(records, &clock), u64::MAX)));
+    row("syscall: decode, put two CPUs' events in order", best(|| (0..BATCHES).for_each(|_| cut(&two_rings))));
+    let (one, ten) = (delivered(&records, 1), delivered(&records, 10));
+    row("syscall: decode, deliver to a plugin that counts", one);
+    row("syscall: each more plugin", (ten - one) / 9.0);
+    row("exec: decode", best(|| (0..BATCHES).for_each(|_| drop(black_box(decoded(&execs, &clock))))));
+    let (one, ten) = (delivered(&execs, 1), delivered(&execs, 10));
+    row("exec: decode, deliver to a plugin that counts", one);
+    row("exec: each more plugin", (ten - one) / 9.0);
+}
