@@ -87,6 +87,11 @@ fn what_a_full_ring_loses_is_told_to_the_event() {
     while Instant::now() < end {
         (0..1000).for_each(|_| _ = std::os::unix::process::parent_id());
     }
+    // While it is attached, not at its end alone.
+    while gaps.lock().unwrap().is_empty() {
+        assert!(end.elapsed() < Duration::from_secs(10), "no gap is told");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let counts = poller.stop();
     let syscall = counts.iter().find(|counts| counts.source == "syscall").unwrap();
     let gaps = std::mem::take(&mut *gaps.lock().unwrap());
@@ -95,7 +100,6 @@ fn what_a_full_ring_loses_is_told_to_the_event() {
     for (place, count) in syscall.lost() {
         assert_eq!(told(place), count, "{place}: {gaps:?}");
     }
-    assert!(gaps.len() >= 2, "while it happens, not at the end alone: {gaps:?}");
     for gap in gaps.iter().filter(|gap| gap.where_ == "kernel_ring") {
         assert_eq!((gap.source.as_str(), gap.missing.as_deref()), ("syscall", Some("syscall")));
         assert!(gap.from < gap.to && gap.to == gap.time, "{gap:?}");

@@ -20,7 +20,7 @@ use super::component::{Description, interface};
 use super::epochs::Epochs;
 use super::http::Http;
 use super::life::CallCounts;
-use super::limits::{self, Limiter, START_DEADLINE_MS, STATE_BYTES};
+use super::limits::{self, Limiter, START_DEADLINE_MS, STATE_BYTES, WALL_PER_DEADLINE};
 use super::lower::Run;
 use super::services::{Outlets, State};
 use crate::event::{CallSet, Kind, Record, Rows, Visitor};
@@ -308,7 +308,8 @@ where
 {
     enter(store, deadline_ms);
     let _running = store.data().epochs.begin();
-    let (output, wall_ms) = (store.data().outlets.output.clone(), store.data().wall_ms);
+    let output = store.data().outlets.output.clone();
+    let wall_ms = store.data().wall_ms.max(deadline_ms * WALL_PER_DEADLINE);
     let refused = store.data().limiter.refused.clone();
     let mut call = call(store);
     // The time that it may run comes on top: on a busy machine it passes more slowly, and is the better reason.

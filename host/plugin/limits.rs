@@ -14,6 +14,10 @@ pub const DEADLINE_MS: u64 = 50;
 /// How long a call may take in all, sleeping and waiting for the host included, unless the plugin's settings say otherwise.
 pub const WALL_MS: u64 = 2_000;
 
+/// At least so many times its running time a call may take, so that on a busy machine one that runs is not taken for one that
+/// sleeps.
+pub const WALL_PER_DEADLINE: u64 = 4;
+
 /// How long `life.start` and `life.stop` may run: language run times initialise there.
 pub const START_DEADLINE_MS: u64 = 1_000;
 
