@@ -25,17 +25,24 @@ pub struct Losses {
     /// Boot time until which they were told.
     since: u64,
     next: Instant,
+    /// Records read when it was looked at last.
+    read: u64,
 }
 
 impl Losses {
     /// For a source that is attached at this boot time.
     pub fn new(since: u64) -> Self {
-        Losses { told: Lost::new(), since, next: Instant::now() + LOOK_EVERY }
+        Losses { told: Lost::new(), since, next: Instant::now() + LOOK_EVERY, read: 0 }
     }
 
-    /// Whether it is time to look again.
-    pub fn is_due(&self) -> bool {
-        Instant::now() >= self.next
+    /// Whether it is time to look again: not while nothing has come of the source, of which so many records have been read. To
+    /// look is a walk over all programs of the machine, most of what an idle host would cost.
+    pub fn is_due(&mut self, read: u64) -> bool {
+        let is_due = read != self.read && Instant::now() >= self.next;
+        if is_due {
+            self.read = read;
+        }
+        is_due
     }
 
     /// The gaps since the last look; `now` is boot time.

@@ -109,8 +109,6 @@ pub struct Reader {
     rings: Option<Rings>,
     /// The programs have been told to wake it.
     asleep: bool,
-    /// Nothing has happened since losses were told.
-    at_rest: bool,
     pending: Rc<RefCell<Pending>>,
 }
 
@@ -123,8 +121,7 @@ impl Reader {
         let pending = Pending { columns: Columns::default(), clock: clock::clock(), delivered: 0 };
         let (attached, states, before) = Default::default();
         let (rings, kinds, pending) = (None, KindSet::default(), Rc::new(RefCell::new(pending)));
-        let (asleep, at_rest) = (false, false);
-        Reader { narrowing, deliver, attached, states, kinds, before, rings, asleep, at_rest, pending }
+        Reader { narrowing, deliver, attached, states, kinds, before, rings, asleep: false, pending }
     }
 
     /// Runs until nobody is left to give commands. Returns the counts of all sources that were ever attached.
@@ -147,14 +144,8 @@ impl Reader {
                 Err(TryRecvError::Disconnected) => break,
             }
             if self.asleep {
-                // What was lost before is told once; then nothing more is lost until something happens.
-                let told = !self.at_rest && self.tell_losses();
-                self.at_rest |= told;
-                if !told && !self.read_sums() {
-                    if !self.sleep() {
-                        continue;
-                    }
-                    self.at_rest = false;
+                if !self.tell_losses() && !self.read_sums() && !self.sleep() {
+                    continue;
                 }
                 self.say_asleep(false);
                 idle_drains = 0;
@@ -198,14 +189,18 @@ impl Reader {
 
     /// Tells of what was lost in the kernel, when it is time. Whether it was.
     fn tell_losses(&mut self) -> bool {
-        let is_due = self.attached.values().any(|attached| attached.losses.is_due());
-        let names: Vec<_> = if is_due { self.attached.keys().copied().collect() } else { Vec::new() };
-        for name in names {
+        let mut due = Vec::new();
+        for attached in self.attached.values_mut() {
+            if attached.losses.is_due(attached.tally.read()) {
+                due.push(attached.source.name);
+            }
+        }
+        for &name in &due {
             let Some(Attached { source, loaded, tally, .. }) = self.attached.get(name) else { continue };
             let counts = SourceCounts { skipped: skipped(&loaded.object), ..counts(source, &loaded.object, tally) };
             self.tell(name, &counts);
         }
-        is_due
+        !due.is_empty()
     }
 
     /// Tells of what is lost of a source since it was told last.
