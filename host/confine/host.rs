@@ -241,8 +241,7 @@ pub fn host() -> Result<Power> {
     set_no_new_privs(true).context("cannot give up new privileges")?;
     allow(ALLOWED)?;
     let calls = ALLOWED.iter().map(Allowed::count).sum();
-    let capabilities =
-        KEPT.iter().filter(|(capability, _)| kept.contains(*capability)).map(|(_, name)| *name).collect();
+    let capabilities = list().filter(|(capability, _)| kept.contains(*capability)).map(|(_, name)| *name).collect();
     Ok(Power { uid: geteuid().as_raw(), capabilities, calls })
 }
 

@@ -9,12 +9,13 @@ use anyhow::{Result, bail};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{block_in_place, spawn_blocking};
 
+use super::compiling::{Compiling, Ready, compile};
 use super::summary::PluginSummary;
 use crate::config::Config;
-use crate::directory::{Change, Files};
+use crate::directory::{Change, Files, Found};
 use crate::dispatch::Message;
 use crate::event::{CallSet, Kind, KindSet};
-use crate::plugin::{Compiled, Outlets, Plugin, Runtime};
+use crate::plugin::{Outlets, Plugin, Runtime};
 use crate::source::{self, Poller, SourceState, State, Wanted};
 
 /// How long a plugin's stop function may keep the host from ending.
@@ -40,6 +41,7 @@ pub struct Host {
     plugins: Plugins,
     wanted: Wanted,
     sources: Vec<SourceState>,
+    compiling: Compiling,
 }
 
 /// The plugins by name, and what those did that have gone.
@@ -59,7 +61,8 @@ impl Host {
         config: Config,
     ) -> Self {
         let (plugins, wanted, sources) = Default::default();
-        Host { runtime, outlets, messages, poller, config, plugins, wanted, sources }
+        let compiling = Compiling::new();
+        Host { runtime, outlets, messages, poller, config, plugins, wanted, sources, compiling }
     }
 
     /// Loads the plugins of the command line. True when there is none that works.
@@ -70,7 +73,7 @@ impl Host {
                 true => Err(anyhow::anyhow!(
                     "a plugin named {name} already runs; name each plugin once, or rename this file"
                 )),
-                false => self.load(&name, file, Files::named(file), argument).await,
+                false => self.load_named_file(&name, file, argument).await,
             };
             if let Err(error) = outcome {
                 log::error!("plugin {} is not loaded: {error:#}", file.display());
@@ -83,33 +86,54 @@ impl Host {
         nothing_works
     }
 
-    /// Follows changes of the plugin directory.
-    pub async fn follow(&mut self, changes: Vec<Change>) {
+    /// Begins with what has changed in the plugin directory. What is to be loaded is there when `compiled` says so.
+    pub async fn begin(&mut self, changes: Vec<Change>) {
         for change in changes {
             match change {
-                Change::Load(found) => {
-                    let (name, file) = (&found.name, &found.file);
-                    let runs = self.plugins.running.contains_key(name);
-                    if let Err(error) = self.load(name, file, found.read(), BEHIND_NAMED).await {
-                        let what = if runs { "; the version before it goes on" } else { "" };
-                        log::error!("plugin {} is not loaded: {error:#}{what}", file.display());
-                    }
+                Change::Load(found) if self.is_named(&found.name) => log::error!(
+                    "plugin {} is not loaded: a plugin named {} was given with --plugin; rename this file",
+                    found.file.display(),
+                    found.name
+                ),
+                Change::Load(found) => self.compiling.begin(&self.runtime, found),
+                Change::Unload { name } => {
+                    self.compiling.forget(&name);
+                    self.unload(&name).await;
                 }
-                Change::Unload { name } => self.unload(&name).await,
             }
         }
         self.plugins.retire_ended();
     }
 
-    async fn load(&mut self, name: &str, file: &Path, files: Result<Files>, argument: usize) -> Result<()> {
-        let named = self.config.plugins.iter().any(|named| named.file_stem().is_some_and(|stem| stem == name));
-        if named && argument == BEHIND_NAMED {
-            bail!("a plugin named {name} was given with --plugin; rename this file");
+    /// The next plugin of the directory that has been compiled, or cannot be; none while none is on its way.
+    pub async fn compiled(&mut self) -> Option<(Found, Result<Ready>)> {
+        self.compiling.next().await
+    }
+
+    /// Loads a plugin of the directory.
+    pub async fn load_found(&mut self, (found, ready): (Found, Result<Ready>)) {
+        let runs = self.plugins.running.contains_key(&found.name);
+        if let Err(error) = self.load(&found.name, &found.file, ready, BEHIND_NAMED).await {
+            let what = if runs { "; the version before it goes on" } else { "" };
+            log::error!("plugin {} is not loaded: {error:#}{what}", found.file.display());
         }
-        let files = files?;
-        let settings = self.config.settings_of(name, (&file.with_extension("toml"), files.settings.as_deref()))?;
-        let runtime = self.runtime.clone();
-        let compiled = spawn_blocking(move || Compiled::new(&runtime, &files.plugin)).await??;
+        self.plugins.retire_ended();
+    }
+
+    fn is_named(&self, name: &str) -> bool {
+        self.config.plugins.iter().any(|named| named.file_stem().is_some_and(|stem| stem == name))
+    }
+
+    /// Loads a plugin that was named, or is loaded as if it were.
+    async fn load_named_file(&mut self, name: &str, file: &Path, argument: usize) -> Result<()> {
+        let (runtime, path) = (self.runtime.clone(), file.to_owned());
+        let ready = spawn_blocking(move || compile(&runtime, Files::named(&path))).await?;
+        self.load(name, file, ready, argument).await
+    }
+
+    async fn load(&mut self, name: &str, file: &Path, ready: Result<Ready>, argument: usize) -> Result<()> {
+        let Ready { compiled, settings } = ready?;
+        let settings = self.config.settings_of(name, (&file.with_extension("toml"), settings.as_deref()))?;
         for ignored in &compiled.description.ignored {
             log::warn!("plugin {name}: its export {ignored} is unknown to this host and ignored");
         }
@@ -211,7 +235,7 @@ impl Host {
         let Some(file) = beside.into_iter().find(|file| file.is_file()) else { return };
         let name = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
         log::info!("--container needs a plugin that tells of containers: {} is loaded as well", file.display());
-        if let Err(error) = self.load(&name, &file, Files::named(&file), self.config.plugins.len()).await {
+        if let Err(error) = self.load_named_file(&name, &file, self.config.plugins.len()).await {
             log::error!("plugin {} is not loaded: {error:#}", file.display());
         }
     }

@@ -1,5 +1,6 @@
 //! The wiring: which room is connected with which, and what happens from start to stop.
 
+mod compiling;
 mod host;
 mod show;
 mod summary;
@@ -113,7 +114,10 @@ async fn run_plugins(Prepared { config, summary: summary_file, cache, power }: P
 
     let mut nothing_works = host.load_named().await;
     if let Some(directory) = &mut directory {
-        host.follow(directory.first().await).await;
+        host.begin(directory.first().await).await;
+        while let Some(compiled) = host.compiled().await {
+            host.load_found(compiled).await;
+        }
         nothing_works = false; // What is not there yet may come.
     }
     ensure!(!nothing_works, "no plugin could be loaded, and there is no plugin directory to wait for one");
@@ -154,7 +158,8 @@ async fn follow(host: &mut Host, directory: Option<Directory>) {
     let rolled_back = host.rolled_back();
     loop {
         tokio::select! {
-            changes = directory.changes() => host.follow(changes).await,
+            changes = directory.changes() => host.begin(changes).await,
+            Some(compiled) = host.compiled() => host.load_found(compiled).await,
             () = rolled_back.notified() => host.follow_back().await,
         }
     }

@@ -9,7 +9,7 @@ root=$PWD
 tree=$(mktemp -d)
 chmod 755 "$tree"
 trap 'rm -rf "$tree"' EXIT
-mkdir -p "$tree"/{bin,dev,proc,sys,tmp,run,tests,etc,usr/bin} "$tree/$root/target/release"
+mkdir -p "$tree"/{bin,dev,proc,sys,tmp,run,tests,etc,usr/bin,var/cache} "$tree/$root/target/release"
 
 # A program where it stands, or at another place, and the libraries that it needs.
 add() {

@@ -163,6 +163,27 @@ fn compiling_ends_with_the_host_that_was_killed() {
 }
 
 #[test]
+fn the_others_are_loaded_while_one_takes_long_to_compile() {
+    if !can_load_bpf() {
+        return;
+    }
+    let folder = Folder::new("meanwhile");
+    let mut host = Host::start(&["--plugin-dir", folder.0.to_str().unwrap(), "--events", "exec", "--no-cache"]);
+    folder.put("10-slow.wasm", &slow_to_compile());
+    let child = compiling(host.pid());
+    for name in ["20-log", "30-log"] {
+        folder.put(&format!("{name}.wasm"), &fs::read(plugin("json-log")).unwrap());
+        host.expect_log(&format!("plugin {name} loaded"));
+        assert!(Path::new("/proc").join(&child).exists(), "the slow one is still being compiled");
+    }
+    // A new version takes its place, whatever becomes of the old one.
+    folder.put("10-slow.wasm", &fs::read(plugin("json-log")).unwrap());
+    host.expect_log("plugin 10-slow loaded");
+    assert!(!host.log.iter().any(|line| line.starts_with("error")), "{:#?}", host.log);
+    host.stop();
+}
+
+#[test]
 fn the_others_run_while_one_cannot_be_compiled() {
     if !can_load_bpf() {
         return;
