@@ -3,13 +3,14 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
-use std::{fs, io};
 
 use libbpf_rs::libbpf_sys::bpf_map_create_opts;
 use libbpf_rs::{
-    ErrorKind, Link, MapCore, MapFlags, MapHandle, MapType, Object, ObjectBuilder, OpenObject, PrintLevel, set_print,
+    ErrorKind, Link, MapCore, MapFlags, MapHandle, MapType, Object, ObjectBuilder, OpenObject, PrintLevel,
+    ProgramAttachType, set_print,
 };
 
 use super::{Narrowing, Refusal, Rung, Source, State, probe};
@@ -57,13 +58,15 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Attaches what is needed for these kinds, and detaches the rest.
+    /// Attaches what is needed for these kinds, and detaches the rest but for what could not be attached once more.
     pub fn attach(&mut self, source: &Source, kinds: KindSet) -> libbpf_rs::Result<()> {
-        for (name, link) in &mut self.links {
-            match source.kinds_of(name).and(kinds).is_empty() {
-                true => *link = None,
-                false if link.is_none() => *link = Some(attach(&self.object, name)?),
-                false => {}
+        for program in self.object.progs_mut() {
+            let Some(link) = program.name().to_str().and_then(|name| self.links.get_mut(name)) else { continue };
+            let needed = program.name().to_str().is_some_and(|name| source.needs(name, kinds));
+            if needed && link.is_none() {
+                *link = Some(program.attach()?);
+            } else if !needed && !is_attached_once(program.attach_type()) {
+                *link = None;
             }
         }
         Ok(())
@@ -75,9 +78,9 @@ impl Loaded {
     }
 }
 
-fn attach(object: &Object, name: &str) -> libbpf_rs::Result<Link> {
-    let program = object.progs_mut().find(|program| program.name() == name);
-    program.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?.attach()
+/// Kernels before 5.13 do not take such a program again once it was detached.
+fn is_attached_once(how: ProgramAttachType) -> bool {
+    matches!(how, ProgramAttachType::TraceFentry | ProgramAttachType::TraceFexit)
 }
 
 /// Keeps libbpf's messages for explanations instead of printing them.
@@ -92,13 +95,13 @@ pub fn quiet_libbpf() {
     set_print(Some((PrintLevel::Warn, keep)));
 }
 
-/// Loads and attaches a source by its best rung.
-pub fn load(source: &Source, narrowing: &Narrowing) -> (Option<Loaded>, State) {
+/// Loads a source by its best rung, and attaches what is needed for these kinds.
+pub fn load(source: &Source, kinds: KindSet, narrowing: &Narrowing) -> (Option<Loaded>, State) {
     let Narrowing { hooks, exclude_pid, reading, .. } = narrowing.clone();
     let wide = Narrowing { hooks, exclude_pid, reading, ..Default::default() };
     let narrowing = if source.is_narrowed() { narrowing } else { &wide };
     let allowed = |rung: &Rung| narrowing.hooks.is_empty() || narrowing.hooks.iter().any(|hook| hook == rung.hook);
-    let attempt = |rung: &Rung| probe::granted(rung.hook).and_then(|()| load_rung(source, rung, narrowing));
+    let attempt = |rung: &Rung| probe::granted(rung.hook).and_then(|()| load_rung(source, rung, kinds, narrowing));
     let (mut why, mut interrupted) = (Vec::new(), Vec::new());
     for rung in source.rungs {
         let refusal = if !allowed(rung) {
@@ -135,7 +138,12 @@ fn is_calmer(rung: &Rung, other: &Rung) -> bool {
     rung.misses == other.misses && probe::is_interrupted(other.hook) && rung.hook == probe::NEVER_INTERRUPTED
 }
 
-pub(super) fn load_rung(source: &Source, rung: &Rung, narrowing: &Narrowing) -> Result<Loaded, Refusal> {
+pub(super) fn load_rung(
+    source: &Source,
+    rung: &Rung,
+    kinds: KindSet,
+    narrowing: &Narrowing,
+) -> Result<Loaded, Refusal> {
     LAST_MESSAGES.with_borrow_mut(Vec::clear);
     let refused = |step: &str, error: &libbpf_rs::Error| {
         let reason = explain(rung.hook, step, error);
@@ -143,10 +151,9 @@ pub(super) fn load_rung(source: &Source, rung: &Rung, narrowing: &Narrowing) -> 
     };
     let object = open_and_load(source, rung.programs, Some(narrowing)).map_err(|error| refused("load", &error))?;
     let rings = make_rings(&object, source, narrowing).map_err(|error| refused("load", &error))?;
-    let link =
-        |name: &&'static str| Ok((*name, Some(attach(&object, name).map_err(|error| refused("attach", &error))?)));
-    let links = rung.programs.iter().map(link).collect::<Result<_, Refusal>>()?;
-    Ok(Loaded { object, rings, links })
+    let mut loaded = Loaded { object, rings, links: rung.programs.iter().map(|name| (*name, None)).collect() };
+    loaded.attach(source, kinds).map_err(|error| refused("attach", &error))?;
+    Ok(loaded)
 }
 
 /// Loads an object with these programs and no others, attached to nothing yet.

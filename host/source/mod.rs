@@ -71,10 +71,10 @@ impl Source {
         self.name != cgroup::CGROUP.name
     }
 
-    /// The kinds for which a program is needed.
-    fn kinds_of(&self, program: &str) -> KindSet {
+    /// Whether a program is needed for one of these kinds.
+    fn needs(&self, program: &str, kinds: KindSet) -> bool {
         let partial = self.partial.iter().find(|(name, _)| *name == program);
-        partial.map_or_else(|| self.kinds(), |(_, kinds)| *kinds)
+        partial.is_none_or(|(_, needed)| !needed.and(kinds).is_empty())
     }
 
     /// The kinds that it gives.
@@ -323,7 +323,7 @@ impl Poller {
 pub fn probe(narrowing: &Narrowing) -> Vec<SourceState> {
     load::quiet_libbpf();
     std::thread::scope(|scope| {
-        let probe = |source: &'static &Source| scope.spawn(|| load::load(source, narrowing).1);
+        let probe = |source: &'static &Source| scope.spawn(|| load::load(source, source.kinds(), narrowing).1);
         let states: Vec<_> = SOURCES.iter().map(probe).collect();
         let state = |state: std::thread::ScopedJoinHandle<'_, State>| state.join().expect("loading does not panic");
         SOURCES

@@ -276,7 +276,7 @@ impl Reader {
         self.detach(&unwanted);
         for source in SOURCES.iter().filter(|source| !source.kinds().and(kinds).is_empty()) {
             if !self.attached.contains_key(source.name) {
-                self.attach(source);
+                self.attach(source, kinds);
             }
             if let Some(attached) = self.attached.get_mut(source.name) {
                 let bits = kinds.iter().filter_map(Kind::record_number).fold(0, |bits, number| bits | 1 << number);
@@ -292,8 +292,8 @@ impl Reader {
         SOURCES.iter().map(|source| SourceState { source: source.name, state: state(source) }).collect()
     }
 
-    fn attach(&mut self, source: &'static Source) {
-        let (loaded, state) = load(source, &self.narrowing);
+    fn attach(&mut self, source: &'static Source, kinds: KindSet) {
+        let (loaded, state) = load(source, kinds, &self.narrowing);
         self.states.insert(source.name, state);
         if let Some(loaded) = loaded {
             if source.is_narrowed()

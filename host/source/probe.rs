@@ -8,6 +8,7 @@ use libbpf_rs::{MapCore, MapFlags};
 
 use super::load::load_rung;
 use super::{Narrowing, Refusal, Rung, Source};
+use crate::event::KindSet;
 
 /// As in bpf/probe.bpf.c.
 const RUNS_FORBIDDEN: u32 = 0;
@@ -35,7 +36,9 @@ static PROBED: [OnceLock<Result<(), Refusal>>; 2] = [const { OnceLock::new() }; 
 /// Whether this kernel grants such hooks at all.
 pub fn granted(hook: &'static str) -> Result<(), Refusal> {
     match PROBE.rungs.iter().zip(&PROBED).find(|(rung, _)| rung.hook == hook) {
-        Some((rung, probed)) => probed.get_or_init(|| load_rung(&PROBE, rung, &Narrowing::default()).map(drop)).clone(),
+        Some((rung, probed)) => {
+            probed.get_or_init(|| load_rung(&PROBE, rung, KindSet::default(), &Narrowing::default()).map(drop)).clone()
+        }
         None => Ok(()),
     }
 }
@@ -64,7 +67,7 @@ fn preempts() -> bool {
 /// From Linux 7 on, programs on tracepoints run without forbidding preemption.
 fn tracepoints_are_interrupted() -> bool {
     let rung = Rung { hook: "raw_tp", programs: &["probe_raw_tp"], misses: "" };
-    let Ok(loaded) = load_rung(&PROBE, &rung, &Narrowing::default()) else { return false };
+    let Ok(loaded) = load_rung(&PROBE, &rung, KindSet::default(), &Narrowing::default()) else { return false };
     _ = fs::metadata("/"); // A system call.
     let Some(map) = loaded.object.maps().find(|map| map.name() == "preempted_runs") else { return false };
     let runs = |key: u32| {
