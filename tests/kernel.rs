@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use eunomia_host::event::{Batch, Kind, KindSet};
 use eunomia_host::source::{Narrowing, Poller};
 use serde_json::Value;
-use support::{Folder, Host, can_load_bpf, plugin, until_none_is_left_out};
+use support::{Folder, Host, can_load_bpf, plugin, runs, until_none_is_left_out};
 
 fn of_kind<'a>(lines: &'a [Value], kind: &'a str) -> impl Iterator<Item = &'a Value> {
     lines.iter().filter(move |line| line["kind"] == kind)
@@ -29,10 +29,10 @@ fn a_thousand_processes_are_each_seen_once() {
 }
 
 fn thousand_processes() {
-    const RUNS: usize = 1_000;
+    let all = runs(1_000);
     let host = Host::start(&["--plugin", plugin("json-log").to_str().unwrap()]);
     let mut pids = BTreeMap::new();
-    for run in 0..RUNS {
+    for run in 0..all {
         let mut child = Command::new("/bin/true").arg(format!("run-{run}")).spawn().unwrap();
         pids.insert(run, child.id());
         child.wait().unwrap();
@@ -59,7 +59,12 @@ fn thousand_processes() {
         assert!(exits[0]["duration"].as_u64().unwrap() > 0);
     }
     let times: Vec<_> = lines.iter().map(|line| line["time"].as_str().unwrap()).collect();
-    assert!(times.is_sorted(), "events are printed in time order");
+    let disorder = times.windows(2).filter(|pair| pair[0] > pair[1]).count() as u64;
+    let late = summary["sources"]["process"]["late"].as_u64().unwrap_or_default();
+    assert!(
+        disorder <= late,
+        "events are printed in time order, but for those that are said to have come late: {summary}"
+    );
     assert_eq!(summary["sources"]["process"]["lost"], serde_json::json!({}));
     assert_eq!(summary["plugins"]["json-log"]["lost"], serde_json::json!({}));
     assert_eq!(summary["plugins"]["json-log"]["delivered"], lines.len());
@@ -269,8 +274,9 @@ fn exchange_under_load() {
     let json_log = fs::read(plugin("json-log")).unwrap();
     folder.put("json-log.wasm", &json_log);
     let mut host = Host::start(&["--plugin-dir", folder.0.to_str().unwrap(), "--events", "exec"]);
-    let load = std::thread::spawn(|| {
-        for run in 0..1_500 {
+    let all = runs(1_500);
+    let load = std::thread::spawn(move || {
+        for run in 0..all {
             Command::new("/bin/true").arg(format!("exchange-{run}")).status().unwrap();
         }
     });
@@ -280,8 +286,9 @@ fn exchange_under_load() {
     }
     load.join().unwrap();
     let (lines, _) = host.stop();
-    let runs = lines.iter().filter_map(|line| line["args"][1].as_str()?.strip_prefix("exchange-")?.parse::<u32>().ok());
-    assert_eq!(runs.collect::<Vec<_>>(), (0..1_500).collect::<Vec<_>>(), "every run once, in order");
+    let seen =
+        lines.iter().filter_map(|line| line["args"][1].as_str()?.strip_prefix("exchange-")?.parse::<usize>().ok());
+    assert_eq!(seen.collect::<Vec<_>>(), (0..all).collect::<Vec<_>>(), "every run once, in order");
 }
 
 #[test]

@@ -46,7 +46,7 @@ boot() { # NAME
 	{ cat "$vm/initramfs" && (cd "$kernel" && echo overlay.ko | cpio --quiet -o -H newc); } >"$vm/$1.initramfs"
 	timeout --signal=KILL "$longest_seconds" qemu-system-x86_64 -machine q35 -accel tcg -cpu max,la57=off -smp 2 -m "$memory_mib" \
 		-nodefaults -no-user-config -display none -serial "file:$vm/$1.log" -no-reboot -kernel "$kernel/vmlinuz" \
-		-initrd "$vm/$1.initramfs" -append "$common EUNOMIA_EXPECT_HOOKS=$expected EUNOMIA_FILTER=${FILTER:-} $(may_skip "$1")" \
+		-initrd "$vm/$1.initramfs" -append "$common EUNOMIA_EXPECT_HOOKS=$expected EUNOMIA_FILTER=${FILTER:-} EUNOMIA_EMULATED=1 $(may_skip "$1")" \
 		</dev/null || true
 	sed -i 's/\r$//' "$vm/$1.log"
 	rm -f "$vm/$1.initramfs"

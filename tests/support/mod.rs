@@ -62,6 +62,11 @@ pub fn hooks(source: &str) -> Vec<&'static str> {
     hooks
 }
 
+/// How many processes a test starts: fewer where the CPU is emulated, for there each takes some ten times as long.
+pub fn runs(all: usize) -> usize {
+    if std::env::var_os("EUNOMIA_EMULATED").is_some() { all / 4 } else { all }
+}
+
 /// How often a test is run again on a kernel that leaves out runs of programs, until it leaves out none.
 const TRIES: usize = 8;
 
