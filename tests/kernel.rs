@@ -118,21 +118,23 @@ fn exit_codes_and_signals_are_right() {
     if !can_load_bpf() {
         return;
     }
-    let host = Host::start(&["--plugin", plugin("json-log").to_str().unwrap(), "--events", "exit"]);
-    let exited = Command::new("sh").args(["-c", "exit 42"]).spawn().unwrap();
-    let killed = Command::new("sleep").arg("60").spawn().unwrap();
-    let (exited_pid, killed_pid) = (exited.id(), killed.id());
-    let [mut exited, mut killed] = [exited, killed];
-    exited.wait().unwrap();
-    killed.kill().unwrap();
-    killed.wait().unwrap();
-    let (lines, _) = host.stop();
-    let of = |pid: u32| lines.iter().find(|line| line["pid"] == pid).unwrap();
-    assert_eq!(of(exited_pid)["code"], 42);
-    assert_eq!(of(exited_pid)["signal"], Value::Null);
-    assert_eq!(of(killed_pid)["code"], 0);
-    assert_eq!(of(killed_pid)["signal"], 9);
-    assert!(lines.iter().all(|line| line["kind"] == "exit"), "only what was asked for");
+    until_none_is_left_out(|| {
+        let host = Host::start(&["--plugin", plugin("json-log").to_str().unwrap(), "--events", "exit"]);
+        let exited = Command::new("sh").args(["-c", "exit 42"]).spawn().unwrap();
+        let killed = Command::new("sleep").arg("60").spawn().unwrap();
+        let (exited_pid, killed_pid) = (exited.id(), killed.id());
+        let [mut exited, mut killed] = [exited, killed];
+        exited.wait().unwrap();
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        let (lines, _) = host.stop();
+        let of = |pid: u32| lines.iter().find(|line| line["pid"] == pid).unwrap();
+        assert_eq!(of(exited_pid)["code"], 42);
+        assert_eq!(of(exited_pid)["signal"], Value::Null);
+        assert_eq!(of(killed_pid)["code"], 0);
+        assert_eq!(of(killed_pid)["signal"], 9);
+        assert!(lines.iter().all(|line| line["kind"] == "exit"), "only what was asked for");
+    });
 }
 
 #[test]
@@ -140,31 +142,33 @@ fn narrowing_leaves_out_the_others_in_the_kernel() {
     if !can_load_bpf() {
         return;
     }
-    let json_log = plugin("json-log");
-    let by_uid = Host::start(&["--plugin", json_log.to_str().unwrap(), "--uid", "65534"]);
-    let mut watched =
-        Command::new("sh").args(["-c", "read line; exec /bin/true"]).stdin(Stdio::piped()).spawn().unwrap();
-    let pid = watched.id();
-    let by_pid = Host::start(&["--plugin", json_log.to_str().unwrap(), "--pid", &pid.to_string()]);
-    let by_comm = Host::start(&["--plugin", json_log.to_str().unwrap(), "--comm", "true"]);
-    for _ in 0..20 {
-        Command::new("/bin/true").status().unwrap();
-        Command::new("/bin/true").uid(65534).status().unwrap();
-        Command::new("/bin/false").status().unwrap();
-    }
-    watched.stdin.take().unwrap().write_all(b"go\n").unwrap();
-    watched.wait().unwrap();
-    let (lines, _) = by_pid.stop();
-    let kinds: Vec<_> = lines.iter().map(|line| line["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["exec", "exit"]);
-    assert!(lines.iter().all(|line| line["pid"] == pid));
-    let (lines, summary) = by_uid.stop();
-    assert!(lines.iter().all(|line| line["uid"] == 65534));
-    assert_eq!(of_kind(&lines, "exec").count(), 20);
-    assert_eq!(summary["sources"]["process"]["seen"], lines.len());
-    let (lines, _) = by_comm.stop();
-    assert!(lines.iter().all(|line| line["comm"] == "true"));
-    assert!(of_kind(&lines, "exec").count() >= 40);
+    until_none_is_left_out(|| {
+        let json_log = plugin("json-log");
+        let by_uid = Host::start(&["--plugin", json_log.to_str().unwrap(), "--uid", "65534"]);
+        let mut watched =
+            Command::new("sh").args(["-c", "read line; exec /bin/true"]).stdin(Stdio::piped()).spawn().unwrap();
+        let pid = watched.id();
+        let by_pid = Host::start(&["--plugin", json_log.to_str().unwrap(), "--pid", &pid.to_string()]);
+        let by_comm = Host::start(&["--plugin", json_log.to_str().unwrap(), "--comm", "true"]);
+        for _ in 0..20 {
+            Command::new("/bin/true").status().unwrap();
+            Command::new("/bin/true").uid(65534).status().unwrap();
+            Command::new("/bin/false").status().unwrap();
+        }
+        watched.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        watched.wait().unwrap();
+        let (lines, _) = by_pid.stop();
+        let kinds: Vec<_> = lines.iter().map(|line| line["kind"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["exec", "exit"]);
+        assert!(lines.iter().all(|line| line["pid"] == pid));
+        let (lines, summary) = by_uid.stop();
+        assert!(lines.iter().all(|line| line["uid"] == 65534));
+        assert_eq!(of_kind(&lines, "exec").count(), 20);
+        assert_eq!(summary["sources"]["process"]["seen"], lines.len());
+        let (lines, _) = by_comm.stop();
+        assert!(lines.iter().all(|line| line["comm"] == "true"));
+        assert!(of_kind(&lines, "exec").count() >= 40);
+    });
 }
 
 #[test]
@@ -322,13 +326,15 @@ fn the_host_itself_is_left_out() {
     if !can_load_bpf() {
         return;
     }
-    let kinds = "exec,exit,fork,syscall,syscall-return,syscall-count";
-    let host = Host::start(&["--plugin", plugin("json-log").to_str().unwrap(), "--events", kinds]);
-    let pid = host.pid();
-    std::thread::sleep(Duration::from_millis(1_200));
-    let (lines, _) = host.stop();
-    assert!(of_kind(&lines, "syscall-count").count() > 0);
-    assert!(lines.iter().all(|line| line["pid"] != pid), "its own calls would feed themselves");
+    until_none_is_left_out(|| {
+        let kinds = "exec,exit,fork,syscall,syscall-return,syscall-count";
+        let host = Host::start(&["--plugin", plugin("json-log").to_str().unwrap(), "--events", kinds]);
+        let pid = host.pid();
+        std::thread::sleep(Duration::from_millis(1_200));
+        let (lines, _) = host.stop();
+        assert!(of_kind(&lines, "syscall-count").count() > 0);
+        assert!(lines.iter().all(|line| line["pid"] != pid), "its own calls would feed themselves");
+    });
 }
 
 #[test]
@@ -336,24 +342,27 @@ fn narrowing_to_a_cgroup_takes_in_what_is_below() {
     if !can_load_bpf() {
         return;
     }
-    let tree = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
-        .into_iter()
-        .find(|tree| Path::new(tree).join("cgroup.procs").exists());
-    let name = format!("eunomia-narrow-{}", std::process::id());
-    let outer = Path::new(tree.expect("a unified tree")).join(&name);
-    let inner = outer.join("inner");
-    fs::create_dir_all(&inner).unwrap();
-    let host = Host::start(&["--plugin", plugin("json-log").to_str().unwrap(), "--events", "exec", "--cgroup", &name]);
-    for _ in 0..10 {
-        let script = format!("echo $$ > {}/cgroup.procs; exec /bin/true inside", inner.display());
-        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
-        Command::new("/bin/true").arg("outside").status().unwrap();
-    }
-    let (lines, _) = host.stop();
-    fs::remove_dir(&inner).unwrap();
-    fs::remove_dir(&outer).unwrap();
-    assert_eq!(lines.len(), 10);
-    assert!(lines.iter().all(|line| line["args"][1] == "inside"));
+    until_none_is_left_out(|| {
+        let tree = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+            .into_iter()
+            .find(|tree| Path::new(tree).join("cgroup.procs").exists());
+        let name = format!("eunomia-narrow-{}", std::process::id());
+        let outer = Path::new(tree.expect("a unified tree")).join(&name);
+        let inner = outer.join("inner");
+        fs::create_dir_all(&inner).unwrap();
+        let host =
+            Host::start(&["--plugin", plugin("json-log").to_str().unwrap(), "--events", "exec", "--cgroup", &name]);
+        for _ in 0..10 {
+            let script = format!("echo $$ > {}/cgroup.procs; exec /bin/true inside", inner.display());
+            assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+            Command::new("/bin/true").arg("outside").status().unwrap();
+        }
+        let (lines, _) = host.stop();
+        fs::remove_dir(&inner).unwrap();
+        fs::remove_dir(&outer).unwrap();
+        assert_eq!(lines.len(), 10);
+        assert!(lines.iter().all(|line| line["args"][1] == "inside"));
+    });
 }
 
 #[test]
@@ -361,51 +370,60 @@ fn narrowing_to_a_container_takes_in_one_that_starts_later_from_its_first_event_
     if !can_load_bpf() {
         return;
     }
-    const LATER: usize = 30;
-    const OUTSIDE: u64 = 100;
-    let trees = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
-    let tree = trees.iter().find(|tree| Path::new(tree).join("cgroup.procs").exists()).expect("a unified tree");
-    let boxes = Path::new(tree).join("box");
-    let run_in = |id: &str, arg: &str| {
-        let script = format!("echo $$ > {}/cgroup.procs; exec /bin/true {arg}", boxes.join(id).display());
-        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
-    };
-    let folder = Folder::new("container");
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fixtures/containers.wasm");
-    let file = folder.0.join("containers.wasm");
-    fs::copy(fixture, &file).unwrap();
-    let grants = "[grants]\ncontainer-registry = true\nhttp = { none = 'unix:///none' }\n";
-    fs::write(file.with_extension("toml"), grants).unwrap();
-    fs::create_dir_all(boxes.join("early")).unwrap();
-    fs::create_dir_all(boxes.join("other")).unwrap();
-    let ids: Vec<String> = (0..LATER).map(|number| format!("late-container-{number}-{}", std::process::id())).collect();
-    let mut args =
-        vec!["--plugin", plugin("json-log").to_str().unwrap().to_owned().leak(), "--plugin", file.to_str().unwrap()];
-    args.extend(["--container", "name-early"]);
-    ids.iter().for_each(|id| args.extend(["--container", id.as_str()]));
-    let host = Host::start(&args);
-    run_in("early", "early");
-    run_in("other", "other");
-    for _ in 0..OUTSIDE {
-        Command::new("/bin/true").arg("outside").status().unwrap();
-    }
-    for id in &ids {
-        fs::create_dir(boxes.join(id)).unwrap();
-        // At once: an engine takes some milliseconds.
-        run_in(id, id);
-    }
-    let (lines, summary) = host.stop();
-    let folders = ids.iter().map(String::as_str).chain(["early", "other", ""]);
-    folders.for_each(|id| fs::remove_dir(boxes.join(id)).unwrap());
-    let shown: Vec<(&str, &str)> = of_kind(&lines, "exec")
-        .map(|line| (line["args"][1].as_str().unwrap(), line["container"]["id"].as_str().unwrap()))
-        .collect();
-    let expected: Vec<_> = std::iter::once("early").chain(ids.iter().map(String::as_str)).map(|id| (id, id)).collect();
-    assert_eq!(shown, expected);
-    let made: Vec<_> = of_kind(&lines, "cgroup-created").map(|line| line["path"].as_str().unwrap()).collect();
-    assert_eq!(made, ids.iter().map(|id| format!("/box/{id}")).collect::<Vec<_>>());
-    let outside = lines.iter().filter(|line| line["kind"] != "cgroup-created" && line["container"].is_null()).count();
-    assert_eq!(outside, 0, "{lines:#?}");
-    let dropped = summary["plugins"]["json-log"]["filtered"].as_u64().unwrap();
-    assert!(dropped < OUTSIDE, "the others do not leave the kernel: {dropped} did");
+    until_none_is_left_out(|| {
+        const LATER: usize = 30;
+        const OUTSIDE: u64 = 100;
+        let trees = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+        let tree = trees.iter().find(|tree| Path::new(tree).join("cgroup.procs").exists()).expect("a unified tree");
+        let boxes = Path::new(tree).join("box");
+        let run_in = |id: &str, arg: &str| {
+            let script = format!("echo $$ > {}/cgroup.procs; exec /bin/true {arg}", boxes.join(id).display());
+            assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+        };
+        let folder = Folder::new("container");
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fixtures/containers.wasm");
+        let file = folder.0.join("containers.wasm");
+        fs::copy(fixture, &file).unwrap();
+        let grants = "[grants]\ncontainer-registry = true\nhttp = { none = 'unix:///none' }\n";
+        fs::write(file.with_extension("toml"), grants).unwrap();
+        fs::create_dir_all(boxes.join("early")).unwrap();
+        fs::create_dir_all(boxes.join("other")).unwrap();
+        let ids: Vec<String> =
+            (0..LATER).map(|number| format!("late-container-{number}-{}", std::process::id())).collect();
+        let mut args = vec![
+            "--plugin",
+            plugin("json-log").to_str().unwrap().to_owned().leak(),
+            "--plugin",
+            file.to_str().unwrap(),
+        ];
+        args.extend(["--container", "name-early"]);
+        ids.iter().for_each(|id| args.extend(["--container", id.as_str()]));
+        let host = Host::start(&args);
+        run_in("early", "early");
+        run_in("other", "other");
+        for _ in 0..OUTSIDE {
+            Command::new("/bin/true").arg("outside").status().unwrap();
+        }
+        for id in &ids {
+            fs::create_dir(boxes.join(id)).unwrap();
+            // At once: an engine takes some milliseconds.
+            run_in(id, id);
+        }
+        let (lines, summary) = host.stop();
+        let folders = ids.iter().map(String::as_str).chain(["early", "other", ""]);
+        folders.for_each(|id| fs::remove_dir(boxes.join(id)).unwrap());
+        let shown: Vec<(&str, &str)> = of_kind(&lines, "exec")
+            .map(|line| (line["args"][1].as_str().unwrap(), line["container"]["id"].as_str().unwrap()))
+            .collect();
+        let expected: Vec<_> =
+            std::iter::once("early").chain(ids.iter().map(String::as_str)).map(|id| (id, id)).collect();
+        assert_eq!(shown, expected);
+        let made: Vec<_> = of_kind(&lines, "cgroup-created").map(|line| line["path"].as_str().unwrap()).collect();
+        assert_eq!(made, ids.iter().map(|id| format!("/box/{id}")).collect::<Vec<_>>());
+        let outside =
+            lines.iter().filter(|line| line["kind"] != "cgroup-created" && line["container"].is_null()).count();
+        assert_eq!(outside, 0, "{lines:#?}");
+        let dropped = summary["plugins"]["json-log"]["filtered"].as_u64().unwrap();
+        assert!(dropped < OUTSIDE, "the others do not leave the kernel: {dropped} did");
+    });
 }
