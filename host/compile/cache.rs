@@ -78,7 +78,10 @@ impl Cache {
         })?;
         let folder = File::from(folder);
         check(&folder.metadata()?).with_context(|| {
-            format!("the cache folder {} is not used, for what is in it is run as this user", path.display())
+            format!(
+                "the cache folder {} is not used, for what is in it is run as this user; name one that is for this alone",
+                path.display()
+            )
         })?;
         Ok(Cache { path: path.to_owned(), folder: folder.into() })
     }
