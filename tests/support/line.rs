@@ -141,6 +141,12 @@ impl Line {
         Box::new(move |batch| _ = messages.blocking_send(Message::Batch(Box::new(batch))))
     }
 
+    /// The memory that what was printed so far takes.
+    pub fn captured_kib(&self) -> u64 {
+        let (text, times) = &*self.captured.0.lock().unwrap();
+        ((text.len() + size_of_val(times.as_slice())) >> 10) as u64
+    }
+
     pub async fn send(&self, mut columns: Columns) {
         let batch = Batch::cut(&mut columns, u64::MAX);
         self.messages.send(Message::Batch(Box::new(batch))).await.ok().unwrap();
