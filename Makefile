@@ -24,8 +24,9 @@ run: build ## the host with the shipped plugins, until Ctrl-C
 	@exec $(SUDO) $(HOST) --plugin-dir target/plugins
 
 .PHONY: test
-test: build fixtures lint ## every test on this kernel; those that look at it need root
+test: build fixtures lint ## every test, on this kernel and on those of test-vm; those that look at this one need root
 	@RUST_TEST_THREADS=1 scripts/test.sh
+	@$(MAKE) --no-print-directory test-vm
 
 .PHONY: test-vm
 test-vm: static fixtures setup-vm ## the tests of the running kernel on other kernels, in virtual machines

@@ -1,6 +1,6 @@
 //! What an event costs on its way from the kernel's bytes into plugins, against a loop over those bytes in this process that does
-//! the same work: `cargo bench --bench events`, after `make build`. CPU time of all threads, so that it does not matter how many
-//! CPUs there are; the best of some rounds, to be read as ratios.
+//! the same work; and what a plugin's calls, instances and exchanges cost: `cargo bench --bench events`, after `make build`. CPU time
+//! of all threads, so that it does not matter how many CPUs there are; the best of some rounds, to be read as ratios.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -10,7 +10,9 @@ use std::hint::black_box;
 
 use eunomia_host::event::clock::Clock;
 use eunomia_host::event::layout::bytes_of;
-use eunomia_host::event::layout::c::{record_kind, syscall_flat, syscall_record};
+use eunomia_host::event::layout::c::{
+    record_kind, syscall_flat, syscall_record, syscall_return_flat, syscall_return_record,
+};
 use eunomia_host::event::{Batch, Columns, decode};
 use eunomia_host::plugin::{Limits, Settings};
 use rustix::time::{ClockId, clock_gettime};
@@ -23,6 +25,9 @@ const BATCHES: usize = 1_000;
 
 /// The best of so many rounds counts.
 const ROUNDS: usize = 5;
+
+/// Instances and exchanges of a round.
+const TIMES: usize = 1_000;
 
 /// Numbers of system calls, as count has them.
 const NUMBERS: usize = 1_024;
@@ -69,13 +74,38 @@ fn syscall(at: u64) -> syscall_record {
     syscall_record { kind: record_kind::RECORD_SYSCALL.0, length: size_of::<syscall_record>() as u32, flat }
 }
 
-/// A recorded program's start.
-fn exec_bytes() -> Vec<u8> {
+/// The return of the same.
+fn syscall_return(at: u64) -> syscall_return_record {
+    let syscall_flat { time, start_time, cgroup, comm, pid, tid, ppid, uid, gid, number, abi, padding, .. } =
+        syscall(at).flat;
+    let (value, duration) = (0, 100);
+    let flat = syscall_return_flat {
+        time,
+        start_time,
+        cgroup,
+        comm,
+        pid,
+        tid,
+        ppid,
+        uid,
+        gid,
+        number,
+        value,
+        duration,
+        abi,
+        padding,
+    };
+    let length = size_of::<syscall_return_record>() as u32;
+    syscall_return_record { kind: record_kind::RECORD_SYSCALL_RETURN.0, length, flat }
+}
+
+/// A recorded event of a kind.
+fn recorded(kind: record_kind) -> Vec<u8> {
     let mut rest = &include_bytes!("../tests/fixtures/process.records")[..];
     loop {
         let length = u32::from_le_bytes(rest[..4].try_into().expect("four bytes")) as usize;
         let bytes = &rest[4..4 + length];
-        if decode::number(bytes) == Ok(record_kind::RECORD_EXEC) {
+        if decode::number(bytes) == Ok(kind) {
             return bytes.to_vec();
         }
         rest = &rest[4 + length..];
@@ -134,9 +164,38 @@ fn delivered(records: &[Vec<u8>], plugins: usize) -> f64 {
     (0..ROUNDS).map(round).fold(f64::MAX, f64::min) / (EVENTS * BATCHES) as f64
 }
 
+/// Microseconds of an instance, from a component that is compiled; and of an exchange with one that runs.
+fn starts() -> (f64, f64) {
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a run time");
+    let round = |exchanged: bool| {
+        tokio.block_on(async {
+            let line = Line::new();
+            let compiled = line.compile(&plugin("count")).expect("it compiles");
+            let settings = Settings::default();
+            let mut started = BTreeMap::new();
+            let names: Vec<&'static str> = (0..TIMES).map(|number| &*format!("count-{number}").leak()).collect();
+            let begun = cpu_ns();
+            for name in names {
+                let before = if exchanged { started.values_mut().next() } else { None };
+                let (plugin, member) =
+                    line.start_compiled(name, &compiled, &settings, before).await.expect("it starts");
+                line.join(member).await;
+                match exchanged {
+                    true => started = BTreeMap::from([("count", plugin)]),
+                    false => _ = started.insert(name, plugin),
+                }
+            }
+            let taken = cpu_ns() - begun;
+            line.finish(started).await;
+            taken / TIMES as f64 / 1e3
+        })
+    };
+    let best = |exchanged| (0..ROUNDS).map(|_| round(exchanged)).fold(f64::MAX, f64::min);
+    (best(false), best(true))
+}
+
 fn main() {
     let records: Vec<Vec<u8>> = (0..EVENTS as u64).map(|at| bytes_of(&syscall(at)).to_vec()).collect();
-    let execs = vec![exec_bytes(); EVENTS];
     let clock = Clock::new(0, 0);
     let native = best(|| (0..BATCHES).for_each(|_| _ = black_box(count_natively(black_box(&records)))));
     let row = |what: &str, ns: f64| println!("{what:<52}{ns:>10.1}{:>9.1}x", ns / native);
@@ -151,8 +210,23 @@ fn main() {
     let (one, ten) = (delivered(&records, 1), delivered(&records, 10));
     row("syscall: decode, deliver to a plugin that counts", one);
     row("syscall: each more plugin", (ten - one) / 9.0);
-    row("exec: decode", best(|| (0..BATCHES).for_each(|_| drop(black_box(decoded(&execs, &clock))))));
-    let (one, ten) = (delivered(&execs, 1), delivered(&execs, 10));
-    row("exec: decode, deliver to a plugin that counts", one);
-    row("exec: each more plugin", (ten - one) / 9.0);
+    for (what, kind) in [("exec", record_kind::RECORD_EXEC), ("exit", record_kind::RECORD_EXIT)] {
+        let records = vec![recorded(kind); EVENTS];
+        let decoding = best(|| (0..BATCHES).for_each(|_| drop(black_box(decoded(&records, &clock)))));
+        row(&format!("{what}: decode"), decoding);
+        let (one, ten) = (delivered(&records, 1), delivered(&records, 10));
+        row(&format!("{what}: decode, deliver to a plugin that counts"), one);
+        row(&format!("{what}: each more plugin"), (ten - one) / 9.0);
+    }
+    let turns: Vec<Vec<u8>> = (0..EVENTS as u64)
+        .map(|at| match at % 2 {
+            0 => bytes_of(&syscall(at)).to_vec(),
+            _ => bytes_of(&syscall_return(at)).to_vec(),
+        })
+        .collect();
+    let (one, ten) = (delivered(&turns, 1), delivered(&turns, 10));
+    row("a call for each event, kinds in turn", (ten - one) / 9.0);
+    let (instance, exchange) = starts();
+    println!("{:<52}{instance:>10.1} us", "an instance of a plugin that is compiled");
+    println!("{:<52}{exchange:>10.1} us", "an exchange of a plugin with the same");
 }

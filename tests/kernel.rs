@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use eunomia_host::event::{Batch, Kind, KindSet};
 use eunomia_host::source::{Narrowing, Poller};
 use serde_json::Value;
-use support::{Folder, Host, can_load_bpf, plugin, runs, until_none_is_left_out};
+use support::{Folder, Host, can_load_bpf, may_skip, plugin, runs, until_none_is_left_out};
 
 fn of_kind<'a>(lines: &'a [Value], kind: &'a str) -> impl Iterator<Item = &'a Value> {
     lines.iter().filter(move |line| line["kind"] == kind)
@@ -137,6 +137,13 @@ fn exit_codes_and_signals_are_right() {
     });
 }
 
+/// Where the kernel leaves out runs, gaps are told of what a test does not look at too: the programs of seccomp run with every call of
+/// every host beside it.
+fn without_gaps((mut lines, summary): (Vec<Value>, Value)) -> (Vec<Value>, Value) {
+    lines.retain(|line| !may_skip() || line["kind"] != "gap");
+    (lines, summary)
+}
+
 #[test]
 fn narrowing_leaves_out_the_others_in_the_kernel() {
     if !can_load_bpf() {
@@ -157,15 +164,15 @@ fn narrowing_leaves_out_the_others_in_the_kernel() {
         }
         watched.stdin.take().unwrap().write_all(b"go\n").unwrap();
         watched.wait().unwrap();
-        let (lines, _) = by_pid.stop();
+        let (lines, _) = without_gaps(by_pid.stop());
         let kinds: Vec<_> = lines.iter().map(|line| line["kind"].as_str().unwrap()).collect();
         assert_eq!(kinds, ["exec", "exit"]);
         assert!(lines.iter().all(|line| line["pid"] == pid));
-        let (lines, summary) = by_uid.stop();
+        let (lines, summary) = without_gaps(by_uid.stop());
         assert!(lines.iter().all(|line| line["uid"] == 65534));
         assert_eq!(of_kind(&lines, "exec").count(), 20);
         assert_eq!(summary["sources"]["process"]["seen"], lines.len());
-        let (lines, _) = by_comm.stop();
+        let (lines, _) = without_gaps(by_comm.stop());
         assert!(lines.iter().all(|line| line["comm"] == "true"));
         assert!(of_kind(&lines, "exec").count() >= 40);
     });

@@ -22,6 +22,10 @@ expected=fentry,kprobe,tp_btf,raw_tp,tp
 # Kernels with full preemption interrupt BPF programs and meanwhile skip them, which the host has to account for.
 may_skip() { [ "$1" != newest ] || echo EUNOMIA_MAY_SKIP=1; }
 
+# Emulators before QEMU 8.1 run a breakpoint that is there no more, when a kernel patches itself while another CPU passes: said to be
+# "int3" with the kernel's panic. It has nothing to do with what is tested.
+emulator_failed() { grep -q 'int3: 0000 \[#1\]' "$vm/$1.log"; }
+
 say() { printf '%s\n' "$*"; }
 
 if ! command -v apt-get >/dev/null; then
@@ -61,7 +65,12 @@ done
 # One waits while another computes, so two of them together take less time than one after the other.
 for name in "${names[@]}"; do
 	[ "$(jobs -rp | wc -l)" -lt "$at_once" ] || wait -n
-	{ begin=$SECONDS && boot "$name" && echo "vm: seconds $((SECONDS - begin))" >>"$vm/$name.log"; } &
+	{
+		begin=$SECONDS
+		boot "$name"
+		emulator_failed "$name" && boot "$name" && echo "vm: started once more, for the emulator failed" >>"$vm/$name.log"
+		echo "vm: seconds $((SECONDS - begin))" >>"$vm/$name.log"
+	} &
 done
 wait
 
@@ -75,7 +84,7 @@ for name in "${names[@]}"; do
 		say "  it did not come to an end; the last lines of $vm/$name.log:"
 		tail -n 20 "$vm/$name.log" | sed 's/^/  | /'
 	fi
-	sed -n 's/^vm: \(program\|kernel says\)/  \1/p' "$vm/$name.log"
+	sed -n 's/^vm: \(program\|kernel says\|started once more\)/  \1/p' "$vm/$name.log"
 	for program in "$@"; do
 		grep -q "^vm: program $program status 0 " "$vm/$name.log" || failed=$((failed + 1))
 	done
