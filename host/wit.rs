@@ -8,6 +8,6 @@ wasmtime::component::bindgen!({
 });
 
 pub use eunomia::plugin::{
-    alerts, cgroup, container_registry, containers, files, gaps, ipc, process, processes, seccomp, syscall, syscalls,
-    tcp, types,
+    alerts, cgroup, container_registry, containers, files, gaps, ipc, metrics, process, processes, seccomp, syscall,
+    syscalls, tcp, types,
 };

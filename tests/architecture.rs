@@ -37,9 +37,9 @@ const ROOMS: &[Room] = &[
     Room(
         "run",
         &["compile", "config", "confine", "directory", "dispatch", "event", "output", "plugin", "source", "wit"],
-        &["std::env", "std::fs", "std::io", "std::process", "std::thread", "tokio"],
+        &["rustix::time", "std::env", "std::fs", "std::io", "std::process", "std::thread", "tokio"],
     ),
-    Room("config", &["event", "output", "plugin"], &["clap", "std::fs", "toml"]),
+    Room("config", &["event", "output", "plugin"], &["clap", "std::fs", "std::net::SocketAddr", "toml"]),
     Room("compile", &["confine"], &["rustix", "std::fs", "std::io", "std::os", "std::process", "std::thread"]),
     Room("confine", &[], &["rustix", "seccompiler", "std::env", "std::fs"]),
     Room("source", &["event", "wit"], &["libbpf_rs", "rustix", "std::fs", "std::io", "std::os", "std::thread"]),
@@ -52,7 +52,20 @@ const ROOMS: &[Room] = &[
         &["std::io", "std::thread", "tokio", "wasmtime", "wasmtime_wasi", "wasmtime_wasi_http"],
     ),
     Room("directory", &[], &["notify", "rustix", "std::env", "std::fs", "std::io", "std::os", "tokio"]),
-    Room("output", &["wit"], &["clap::ValueEnum", "std::env", "std::io", "std::thread", "tokio"]),
+    // Between tokio and hyper stands an adapter that the tree has anyway.
+    Room(
+        "output",
+        &["wit"],
+        &[
+            "clap::ValueEnum",
+            "std::env",
+            "std::io",
+            "std::net",
+            "std::thread",
+            "tokio",
+            "wasmtime_wasi_http::io::TokioIo",
+        ],
+    ),
     Room("wit", &[], &["wasmtime::component::bindgen"]),
 ];
 

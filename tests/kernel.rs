@@ -416,7 +416,7 @@ fn narrowing_to_a_container_takes_in_one_that_starts_later_from_its_first_event_
             // At once: an engine takes some milliseconds.
             run_in(id, id);
         }
-        let (lines, summary) = host.stop();
+        let (lines, summary) = without_gaps(host.stop());
         let folders = ids.iter().map(String::as_str).chain(["early", "other", ""]);
         folders.for_each(|id| fs::remove_dir(boxes.join(id)).unwrap());
         let shown: Vec<(&str, &str)> = of_kind(&lines, "exec")

@@ -4,6 +4,7 @@ mod reading;
 mod settings;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -121,6 +122,9 @@ struct RunArgs {
     /// Write the summary to this file, as JSON, at the end
     #[arg(long, value_name = "FILE")]
     summary: Option<PathBuf>,
+    /// Serve metrics for Prometheus at http://ADDR/metrics: 127.0.0.1:9464, [::1]:9464; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<SocketAddr>,
     /// Keep plugins' machine code in this folder, which nobody else may write [root's default: /var/cache/eunomia-host]
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
     cache: Option<PathBuf>,
@@ -160,6 +164,7 @@ struct ConfigFile {
     duration: Option<f64>,
     alerts: Option<AlertFormat>,
     summary: Option<PathBuf>,
+    metrics: Option<SocketAddr>,
     cache: Option<PathBuf>,
     #[serde(default)]
     no_cache: bool,
@@ -201,6 +206,8 @@ pub struct Config {
     pub alerts: AlertFormat,
     /// Where the summary goes.
     pub summary: Option<PathBuf>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
     /// Where machine code is kept.
     pub cache: CacheFolder,
     settings: BTreeMap<String, SettingsTable>,
@@ -252,6 +259,7 @@ impl RunArgs {
             duration: duration.context("the duration must be a positive number of seconds")?,
             alerts: self.alerts.or(file.alerts).unwrap_or_default(),
             summary: self.summary.or(file.summary),
+            metrics: self.metrics.or(file.metrics),
             cache: match (self.no_cache, self.cache, file.no_cache, file.cache) {
                 (true, ..) | (false, None, true, _) => CacheFolder::None,
                 (_, Some(folder), ..) | (_, None, false, Some(folder)) => CacheFolder::Named(folder),

@@ -50,6 +50,7 @@ struct LimitsTable {
     log_lines_per_second: Option<u64>,
     log_bytes_per_second: Option<u64>,
     alerts_per_second: Option<u64>,
+    metrics: Option<u64>,
 }
 
 impl LimitsTable {
@@ -65,6 +66,7 @@ impl LimitsTable {
         set(&mut limits.log_lines_per_second, self.log_lines_per_second);
         set(&mut limits.log_bytes_per_second, self.log_bytes_per_second);
         set(&mut limits.alerts_per_second, self.alerts_per_second);
+        set(&mut limits.metrics, self.metrics);
         ensure!(limits.deadline_ms > 0, "limits.deadline_ms is 0; a call needs at least 1 ms");
         ensure!(limits.wall_ms > 0, "limits.wall_ms is 0; a call needs at least 1 ms");
         Ok(())

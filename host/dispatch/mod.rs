@@ -9,7 +9,7 @@ mod processes;
 mod queue;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -34,6 +34,8 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// How long all others wait for a plugin that tells of containers, so that they know the container of its very first event.
 /// It may ask an engine meanwhile, which answers within some milliseconds or is in trouble. Then events go on without.
 const REGISTRY_TIME: Duration = Duration::from_millis(500);
+
+const LOCK: &str = "no thread panics while it holds this";
 
 /// A question to a plugin that filters: which of these events pass?
 pub struct FilterRequest {
@@ -95,6 +97,9 @@ pub struct DispatchCounts {
     pub filtered: u64,
 }
 
+/// What a dispatcher has counted so far, for others to look at.
+pub type Dispatched = Arc<Mutex<BTreeMap<Kind, DispatchCounts>>>;
+
 /// Hands batches to plugins. One task, so that a change of the line falls between two batches.
 pub struct Dispatcher {
     line: Vec<Member>,
@@ -104,7 +109,7 @@ pub struct Dispatcher {
     processes: Arc<Processes>,
     containers: Arc<Containers>,
     only: Only,
-    counts: BTreeMap<Kind, DispatchCounts>,
+    counts: Dispatched,
     latest: u64,
     /// Batches that went on before their containers were known.
     went_on: u64,
@@ -138,6 +143,11 @@ impl Dispatcher {
         (dispatcher, sender, alerts)
     }
 
+    /// What it counts.
+    pub fn counts(&self) -> Dispatched {
+        self.counts.clone()
+    }
+
     /// Runs until it is told to stop; then says what it has counted.
     pub async fn run(mut self) -> BTreeMap<Kind, DispatchCounts> {
         loop {
@@ -159,7 +169,7 @@ impl Dispatcher {
         if self.went_on > 1 {
             log::warn!("{} batches of events went on before their containers were known", self.went_on);
         }
-        self.counts
+        self.counts.lock().expect(LOCK).clone()
     }
 
     fn join(&mut self, member: Member) {
@@ -227,8 +237,9 @@ impl Dispatcher {
                 }
             }
         }
+        let mut all = self.counts.lock().expect(LOCK);
         for kind in present.iter() {
-            let counts = self.counts.entry(kind).or_default();
+            let counts = all.entry(kind).or_default();
             let delivered = delivered.get(&kind).copied().unwrap_or(0);
             counts.delivered += delivered;
             counts.filtered += batch.columns.count(kind) as u64 - delivered;

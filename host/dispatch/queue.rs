@@ -25,6 +25,9 @@ pub enum Where {
 }
 
 impl Where {
+    /// All of them.
+    pub const ALL: [Where; 4] = [Where::Queue, Where::Fault, Where::Quarantine, Where::Shutdown];
+
     /// Its name, in summaries and gaps.
     pub fn name(self) -> &'static str {
         match self {

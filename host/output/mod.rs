@@ -1,7 +1,8 @@
-//! What leaves the host: lines on standard output, alerts among them, and the log on standard error. Bounded, and never
+//! What leaves the host: lines on standard output, alerts among them, the log on standard error, and metrics. Bounded, and never
 //! torn. It knows formats and writers, not who raised what and why.
 
 mod alert;
+mod exposition;
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -9,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
+
+pub use exposition::{Family, Label, Listener, Sample, Scrape, Value};
 
 use crate::wit::alerts::RaisedAlert;
 use crate::wit::containers::Container;

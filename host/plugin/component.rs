@@ -182,7 +182,9 @@ fn describe(runtime: &Runtime, component: &Component) -> Description {
         match package {
             PACKAGE if version != INTERFACE_VERSION => description.other_versions.push(name.to_owned()),
             PACKAGE => match name.strip_prefix(PACKAGE).and_then(|rest| rest.split('@').next()) {
-                Some("/alerts" | "/processes" | "/syscalls" | "/containers") if has_functions(runtime, &item.ty) => {
+                Some("/alerts" | "/processes" | "/syscalls" | "/containers" | "/metrics")
+                    if has_functions(runtime, &item.ty) =>
+                {
                     description.services.push(name.to_owned());
                 }
                 Some(REGISTRY) if has_functions(runtime, &item.ty) => description.needs.push(name.to_owned()),

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
 use wasmtime::component::{
@@ -100,7 +100,7 @@ pub(super) struct Blueprint {
 impl Blueprint {
     /// Makes an instance and starts it.
     pub async fn start(&self) -> Result<Instance> {
-        let limiter = Limiter::new(&self.settings.limits);
+        let limiter = Limiter::new(&self.settings.limits, self.counts.clone());
         let (outlets, counts) = (self.outlets.clone(), self.counts.clone());
         let (http, epochs) = (self.http.clone(), self.epochs.clone());
         let state = State::new(self.name.clone(), outlets, limiter, counts, epochs, (&self.settings, http))?;
@@ -300,6 +300,18 @@ fn enter(store: &mut Store<State>, deadline_ms: u64) {
     store.set_epoch_deadline(1);
 }
 
+/// Tells how long a call took when it is over, however that comes.
+struct Timed {
+    since: Instant,
+    counts: Arc<CallCounts>,
+}
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        self.counts.times.observe(self.since.elapsed());
+    }
+}
+
 /// Calls into the instance: so much time to run, and some more to sleep or wait for the host, but time in which
 /// standard output takes nothing does not count, for that is not the plugin's doing.
 async fn bounded<'s, T, F>(store: &'s mut Store<State>, deadline_ms: u64, call: F) -> Result<T, Fault>
@@ -308,6 +320,7 @@ where
 {
     enter(store, deadline_ms);
     let _running = store.data().epochs.begin();
+    let _timed = Timed { since: Instant::now(), counts: store.data().counts.clone() };
     let output = store.data().outlets.output.clone();
     let wall_ms = store.data().wall_ms.max(deadline_ms * WALL_PER_DEADLINE);
     let refused = store.data().limiter.refused.clone();

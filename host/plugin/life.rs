@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::instance::{Blueprint, Fault, Instance};
 use super::limits::CALL_EVENTS;
+use super::metrics::{CallTimes, Metrics};
 use crate::dispatch::{Delivery, Fate, FilterRequest, Item, Queue, Where, times};
 use crate::event::{Keep, Rows, runs_for};
 
@@ -51,6 +52,12 @@ pub struct CallCounts {
     pub alerts_lost: Arc<AtomicU64>,
     /// Lines beyond the allowance, which are not in the log.
     pub log_lines_lost: Arc<AtomicU64>,
+    /// Metrics of its own.
+    pub metrics: Metrics,
+    /// How long calls took, those that failed included.
+    pub times: CallTimes,
+    /// What its memories and tables take now.
+    pub memory_bytes: AtomicU64,
     /// Events that it let pass as a filter.
     pub passed: AtomicU64,
     /// Events that it dropped as a filter.

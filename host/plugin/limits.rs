@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use wasmtime::{ResourceLimiter, Result};
 
+use super::life::CallCounts;
+
 /// Memory that a plugin may use, all its memories and tables together, unless its settings say otherwise.
 pub const MEMORY_BYTES: u64 = 16 << 20;
 
@@ -54,6 +56,9 @@ pub const LOG_BYTES_PER_SECOND: u64 = 64 << 10;
 /// Alerts that a plugin may raise in a second unless its settings say otherwise: more than anybody can follow.
 pub const ALERTS_PER_SECOND: u64 = 1_000;
 
+/// Metrics of its own, each combination of labels being one, that a plugin may have unless its settings say otherwise.
+pub const METRICS: u64 = 1_000;
+
 /// What a table's element costs the host.
 const TABLE_ELEMENT_BYTES: usize = 8;
 
@@ -80,6 +85,8 @@ pub struct Limits {
     pub log_bytes_per_second: u64,
     /// Alerts that it may raise in a second.
     pub alerts_per_second: u64,
+    /// Metrics of its own that it may have.
+    pub metrics: u64,
 }
 
 impl Default for Limits {
@@ -95,6 +102,7 @@ impl Default for Limits {
             log_lines_per_second: LOG_LINES_PER_SECOND,
             log_bytes_per_second: LOG_BYTES_PER_SECOND,
             alerts_per_second: ALERTS_PER_SECOND,
+            metrics: METRICS,
         }
     }
 }
@@ -109,14 +117,16 @@ pub(super) struct Limiter {
     limit: usize,
     parts: usize,
     used: usize,
+    /// Where what is used is told.
+    counts: Arc<CallCounts>,
     /// A growth was refused, which explains most traps that follow it.
     pub refused: Arc<AtomicBool>,
 }
 
 impl Limiter {
-    pub fn new(limits: &Limits) -> Self {
+    pub fn new(limits: &Limits, counts: Arc<CallCounts>) -> Self {
         let (limit, parts) = (bounded(limits.memory_bytes), bounded(limits.parts));
-        Limiter { limit, parts, used: 0, refused: Arc::default() }
+        Limiter { limit, parts, used: 0, counts, refused: Arc::default() }
     }
 
     fn grow(&mut self, current: usize, desired: usize) -> bool {
@@ -124,10 +134,17 @@ impl Limiter {
         let granted = used <= self.limit;
         if granted {
             self.used = used;
+            self.counts.memory_bytes.store(used as u64, Ordering::Relaxed);
         } else {
             self.refused.store(true, Ordering::Relaxed);
         }
         granted
+    }
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        self.counts.memory_bytes.store(0, Ordering::Relaxed);
     }
 }
 
@@ -159,7 +176,7 @@ mod tests {
 
     #[test]
     fn all_memories_and_tables_together_stay_below_the_limit() {
-        let mut limiter = Limiter::new(&Limits { memory_bytes: 1000, ..Default::default() });
+        let mut limiter = Limiter::new(&Limits { memory_bytes: 1000, ..Default::default() }, Arc::default());
         assert!(limiter.memory_growing(0, 400, None).unwrap());
         assert!(limiter.memory_growing(0, 400, None).unwrap(), "another memory");
         assert!(!limiter.memory_growing(400, 601, None).unwrap());

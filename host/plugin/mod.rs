@@ -12,6 +12,7 @@ mod life;
 mod limits;
 mod lower;
 mod machine_code;
+mod metrics;
 mod services;
 mod streams;
 

@@ -19,7 +19,7 @@ use super::streams::{LogStream, PrintStream};
 use crate::dispatch::{AlertInbox, Containers, Processes};
 use crate::output::Output;
 use crate::wit::syscall::Abi;
-use crate::wit::{alerts, container_registry, containers, processes, syscalls, types};
+use crate::wit::{alerts, container_registry, containers, metrics, processes, syscalls, types};
 
 /// The most random bytes a plugin may ask for in one call; a hash seed needs 16.
 const MAX_RANDOM_BYTES: u64 = 4096;
@@ -49,9 +49,11 @@ pub struct State {
     pub(super) slices_left: u64,
     /// The current call handles alerts, so those it raises are not delivered to plugins again.
     pub(super) handles_alerts: bool,
-    counts: Arc<CallCounts>,
+    pub(super) counts: Arc<CallCounts>,
     alerts: Allowance,
     alerts_per_second: u64,
+    /// How many metrics of its own it may have.
+    most_metrics: u64,
     /// How long a call may take in all.
     pub(super) wall_ms: u64,
     /// By which its deadlines pass.
@@ -104,6 +106,7 @@ impl State {
             counts,
             alerts: Allowance::new(limits.alerts_per_second),
             alerts_per_second: limits.alerts_per_second,
+            most_metrics: limits.metrics,
             wall_ms: limits.wall_ms,
             epochs,
             print,
@@ -148,6 +151,36 @@ impl alerts::Host for State {
         if !self.handles_alerts {
             self.outlets.inbox.put(raised);
         }
+    }
+}
+
+impl State {
+    /// Counts what of its metrics is refused, and tells of the first.
+    fn metric(&self, answer: Result<(), String>) -> Result<(), String> {
+        if let Err(reason) = &answer
+            && self.counts.metrics.refused.fetch_add(1, Ordering::Relaxed) == 0
+        {
+            log::warn!("plugin {}: a metric is refused, as all like it will be: {reason}", self.plugin);
+        }
+        answer
+    }
+}
+
+impl metrics::Host for State {
+    fn add(&mut self, name: String, labels: Vec<metrics::Label>, amount: u64) -> Result<(), String> {
+        self.metric(self.counts.metrics.add(name, labels, amount, self.most_metrics))
+    }
+
+    fn set(&mut self, name: String, labels: Vec<metrics::Label>, value: f64) -> Result<(), String> {
+        self.metric(self.counts.metrics.set(name, labels, value, self.most_metrics))
+    }
+
+    fn observe(&mut self, name: String, labels: Vec<metrics::Label>, value: f64) -> Result<(), String> {
+        self.metric(self.counts.metrics.observe(name, labels, value, self.most_metrics))
+    }
+
+    fn bound(&mut self, name: String, bounds: Vec<f64>) -> Result<(), String> {
+        self.metric(self.counts.metrics.bound(name, bounds))
     }
 }
 

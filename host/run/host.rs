@@ -10,11 +10,13 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::compiling::{Compiling, Ready, compile};
+use super::metrics::Figures;
 use super::summary::PluginSummary;
 use crate::config::Config;
 use crate::directory::{Change, Files, Found};
-use crate::dispatch::Message;
+use crate::dispatch::{Dispatched, Message};
 use crate::event::{CallSet, Kind, KindSet};
+use crate::output::Scrape;
 use crate::plugin::{Outlets, Plugin, Runtime};
 use crate::source::{self, Poller, SourceState, State, Wanted};
 
@@ -289,6 +291,19 @@ impl Host {
         let state =
             if self.sources.iter().any(|state| matches!(state.state, State::Failed { .. })) { " degraded" } else { "" };
         format!("ready{state} sources: {} plugins: {}", list(sources.join(", ")), list(plugins.join(", ")))
+    }
+
+    /// Gathers what is measured, for somebody who asked for it.
+    pub fn measure(&self, dispatched: &Dispatched, reply: Scrape) {
+        let mut figures = Figures::new();
+        let mut plugins = self.plugins.gone.clone();
+        for plugin in self.plugins.leaving.iter().chain(self.plugins.running.values()) {
+            plugins.entry(plugin.name.to_string()).or_default().add(plugin);
+        }
+        plugins.iter().for_each(|(name, plugin)| figures.add_plugin(name, plugin));
+        self.plugins.running.values().for_each(|plugin| figures.add_running(plugin));
+        figures.add_states(&self.sources);
+        figures.finish(&self.poller, dispatched, &self.outlets.inbox, reply);
     }
 
     /// What is needed to stop.

@@ -2,6 +2,7 @@
 
 mod compiling;
 mod host;
+mod metrics;
 mod show;
 mod summary;
 
@@ -10,14 +11,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
 use crate::compile::{self, Cache, Compiler};
 use crate::config::{CacheFolder, Command, Config};
 use crate::confine::{self, Power};
 use crate::directory::Directory;
-use crate::dispatch::{Containers, Dispatcher, Message, Only, Processes, Tree, Watch};
-use crate::output::{self, Writer};
+use crate::dispatch::{Containers, Dispatched, Dispatcher, Message, Only, Processes, Tree, Watch};
+use crate::output::{self, Listener, Scrape, Writer};
 use crate::plugin::{self, Outlets, Runtime};
 use crate::source::{self, JudgedCgroups, Narrowing, Poller, Reading};
 use host::Host;
@@ -55,6 +57,7 @@ struct Prepared {
     config: Config,
     summary: Option<SummaryFile>,
     cache: Option<Cache>,
+    listener: Option<Listener>,
     power: Power,
 }
 
@@ -66,12 +69,14 @@ fn prepare(config: Config) -> Result<Prepared> {
         CacheFolder::Named(path) => Some(Cache::open(path)?),
         CacheFolder::None => None,
     };
+    let listener = config.metrics.map(Listener::bind).transpose()?;
     let power = confine::host().context("the host cannot give up the power that it does not need")?;
-    Ok(Prepared { config, summary, cache, power })
+    Ok(Prepared { config, summary, cache, listener, power })
 }
 
 /// Runs plugins until somebody or something says stop.
-async fn run_plugins(Prepared { config, summary: summary_file, cache, power }: Prepared) -> Result<()> {
+async fn run_plugins(prepared: Prepared) -> Result<()> {
+    let Prepared { config, summary: summary_file, cache, listener, power } = prepared;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let (output, writer) = output::start(config.alerts)?;
@@ -92,6 +97,7 @@ async fn run_plugins(Prepared { config, summary: summary_file, cache, power }: P
         containers: judged.is_some(),
     };
     let (dispatcher, messages, inbox) = Dispatcher::new(processes.clone(), containers.clone(), only);
+    let counts = dispatcher.counts();
     let dispatched = tokio::spawn(dispatcher.run());
     let narrowing = Narrowing {
         hooks: source::hooks(&config.hooks)?,
@@ -123,10 +129,13 @@ async fn run_plugins(Prepared { config, summary: summary_file, cache, power }: P
     ensure!(!nothing_works, "no plugin could be loaded, and there is no plugin directory to wait for one");
     host.check_sources()?;
     host.check_containers()?;
-    output::say(&format!("{} power: {power}", host.ready_line()));
+    let metrics = listener.as_ref().map_or_else(String::new, |listener| format!(" metrics: {listener}"));
+    output::say(&format!("{}{metrics} power: {power}", host.ready_line()));
+    let (scraper, scrapes) = mpsc::channel(1);
+    listener.map(|listener| listener.serve(scraper)).transpose()?;
 
     let quiet = tokio::select! {
-        () = follow(&mut host, directory) => unreachable!("it follows for ever"),
+        () = follow(&mut host, directory, scrapes, &counts) => unreachable!("it follows for ever"),
         _ = interrupt.recv() => false,
         _ = terminate.recv() => false,
         () = sleep_for(duration) => false,
@@ -153,12 +162,24 @@ async fn run_plugins(Prepared { config, summary: summary_file, cache, power }: P
     }
 }
 
-async fn follow(host: &mut Host, directory: Option<Directory>) {
-    let Some(mut directory) = directory else { return std::future::pending().await };
+/// Follows what changes while the host runs, and answers whoever asks for metrics, which a plugin that is starting may delay.
+async fn follow(
+    host: &mut Host,
+    mut directory: Option<Directory>,
+    mut scrapes: mpsc::Receiver<Scrape>,
+    counts: &Dispatched,
+) {
     let rolled_back = host.rolled_back();
     loop {
+        let changes = async {
+            match &mut directory {
+                Some(directory) => directory.changes().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            changes = directory.changes() => host.begin(changes).await,
+            Some(scrape) = scrapes.recv() => host.measure(counts, scrape),
+            changes = changes => host.begin(changes).await,
             Some(compiled) = host.compiled() => host.load_found(compiled).await,
             () = rolled_back.notified() => host.follow_back().await,
         }

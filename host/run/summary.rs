@@ -25,52 +25,52 @@ pub struct Summary {
 /// What became of a source's events: `seen = filtered + delivered + lost`.
 #[derive(Serialize, Default, Debug)]
 pub struct SourceSummary {
-    seen: u64,
-    filtered: u64,
-    delivered: u64,
-    lost: BTreeMap<&'static str, u64>,
+    pub(super) seen: u64,
+    pub(super) filtered: u64,
+    pub(super) delivered: u64,
+    pub(super) lost: BTreeMap<&'static str, u64>,
     /// Delivered, but so late that later events had gone before.
     #[serde(skip_serializing_if = "is_zero")]
-    late: u64,
+    pub(super) late: u64,
 }
 
 /// What became of a plugin's events: `seen = filtered + delivered + lost`.
-#[derive(Serialize, Default, Debug)]
+#[derive(Serialize, Default, Clone, Debug)]
 pub struct PluginSummary {
-    seen: u64,
-    filtered: u64,
-    delivered: u64,
-    lost: BTreeMap<Where, u64>,
-    calls: u64,
-    alerts: u64,
+    pub(super) seen: u64,
+    pub(super) filtered: u64,
+    pub(super) delivered: u64,
+    pub(super) lost: BTreeMap<Where, u64>,
+    pub(super) calls: u64,
+    pub(super) alerts: u64,
     /// Beyond its allowance.
     #[serde(skip_serializing_if = "is_zero")]
-    alerts_lost: u64,
+    pub(super) alerts_lost: u64,
     #[serde(skip_serializing_if = "is_zero")]
-    log_lines_lost: u64,
-    faults: u64,
+    pub(super) log_lines_lost: u64,
+    pub(super) faults: u64,
     /// The same by kind.
-    kinds: BTreeMap<&'static str, KindSummary>,
+    pub(super) kinds: BTreeMap<&'static str, KindSummary>,
     #[serde(skip_serializing_if = "FilterSummary::is_unused")]
-    filter: FilterSummary,
-    state: &'static str,
+    pub(super) filter: FilterSummary,
+    pub(super) state: &'static str,
 }
 
 /// What became of a plugin's events of one kind: `seen = filtered + delivered + lost`.
-#[derive(Serialize, Default, Debug)]
+#[derive(Serialize, Default, Clone, Debug)]
 pub struct KindSummary {
-    seen: u64,
-    filtered: u64,
-    delivered: u64,
-    lost: BTreeMap<Where, u64>,
+    pub(super) seen: u64,
+    pub(super) filtered: u64,
+    pub(super) delivered: u64,
+    pub(super) lost: BTreeMap<Where, u64>,
 }
 
 /// What a plugin did as a filter.
-#[derive(Serialize, Default, Debug)]
+#[derive(Serialize, Default, Clone, Debug)]
 pub struct FilterSummary {
-    passed: u64,
-    dropped: u64,
-    unanswered: u64,
+    pub(super) passed: u64,
+    pub(super) dropped: u64,
+    pub(super) unanswered: u64,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
@@ -79,7 +79,7 @@ fn is_zero(count: &u64) -> bool {
 }
 
 impl FilterSummary {
-    fn is_unused(&self) -> bool {
+    pub(super) fn is_unused(&self) -> bool {
         self.passed + self.dropped + self.unanswered == 0
     }
 }
@@ -113,6 +113,33 @@ impl PluginSummary {
     }
 }
 
+/// Puts together what was counted of sources: on their way out of the kernel, by the dispatcher, and of alerts, how many there were
+/// and were lost.
+pub fn sources(
+    sources: &[SourceCounts],
+    dispatched: &BTreeMap<Kind, DispatchCounts>,
+    (alerts, alerts_lost): (u64, u64),
+) -> BTreeMap<String, SourceSummary> {
+    let mut all: BTreeMap<String, SourceSummary> = BTreeMap::new();
+    for (kind, counts) in dispatched {
+        let source = all.entry(kind.source().to_owned()).or_default();
+        source.delivered += counts.delivered;
+        source.filtered += counts.filtered;
+    }
+    for counts in sources {
+        let source = all.entry(counts.source.to_owned()).or_default();
+        source.seen += counts.seen();
+        source.late += counts.late;
+        source.lost.extend(counts.lost());
+    }
+    if alerts > 0 {
+        let host = all.entry("host".to_owned()).or_default();
+        host.seen += alerts;
+        host.lost.insert(INBOX, alerts_lost);
+    }
+    all
+}
+
 /// The file for the summary. It is opened at the start: at the end the host could no longer write where it likes.
 pub struct SummaryFile {
     file: File,
@@ -144,27 +171,12 @@ impl Summary {
     pub fn new(
         sources: &[SourceCounts],
         dispatched: &BTreeMap<Kind, DispatchCounts>,
-        (alerts, alerts_lost): (u64, u64),
+        alerts: (u64, u64),
         plugins: BTreeMap<String, PluginSummary>,
     ) -> Self {
-        let mut all: BTreeMap<String, SourceSummary> = BTreeMap::new();
-        for (kind, counts) in dispatched {
-            let source = all.entry(kind.source().to_owned()).or_default();
-            source.delivered += counts.delivered;
-            source.filtered += counts.filtered;
-        }
-        for counts in sources {
-            let source = all.entry(counts.source.to_owned()).or_default();
-            source.seen += counts.seen();
-            source.late += counts.late;
-            source.lost.extend(counts.lost().filter(|(_, count)| *count > 0));
-        }
-        if alerts > 0 {
-            let host = all.entry("host".to_owned()).or_default();
-            host.seen += alerts;
-            host.lost.extend((alerts_lost > 0).then_some((INBOX, alerts_lost)));
-        }
-        Summary { sources: all, plugins }
+        let mut sources = self::sources(sources, dispatched, alerts);
+        sources.values_mut().for_each(|source| source.lost.retain(|_, count| *count > 0));
+        Summary { sources, plugins }
     }
 
     /// As a table.

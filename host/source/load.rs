@@ -9,7 +9,7 @@ use std::path::Path;
 
 use libbpf_rs::libbpf_sys::bpf_map_create_opts;
 use libbpf_rs::{
-    ErrorKind, Link, MapCore, MapFlags, MapHandle, MapType, Object, ObjectBuilder, OpenObject, PrintLevel,
+    ErrorKind, Link, MapCore, MapFlags, MapHandle, MapType, Object, ObjectBuilder, OpenObject, PrintLevel, Program,
     ProgramAttachType, set_print,
 };
 
@@ -74,7 +74,12 @@ impl Loaded {
 
     /// Detaches everything.
     pub fn detach(&mut self) {
-        self.links.clear();
+        self.links.values_mut().for_each(|link| *link = None);
+    }
+
+    /// The programs that are in the kernel, attached or not.
+    pub fn programs(&self) -> impl Iterator<Item = Program<'_>> {
+        self.object.progs().filter(|program| program.name().to_str().is_some_and(|name| self.links.contains_key(name)))
     }
 }
 

@@ -1,13 +1,16 @@
 //! What the kernel and the reader have counted of a source, and what of it is lost: told as gaps while it happens.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
 use libbpf_rs::{MapCore, MapFlags, Object};
 
-use super::poll::{Tally, map};
-use super::{Source, SourceCounts};
+use super::load::Loaded;
+use super::maps::map;
+use super::poll::Tally;
+use super::{ProgramRuns, Source, SourceCounts};
 use crate::event::Kind;
 use crate::event::clock::Clock;
 use crate::event::layout::{self, c};
@@ -35,8 +38,8 @@ impl Losses {
         Losses { told: Lost::new(), since, next: Instant::now() + LOOK_EVERY, read: 0 }
     }
 
-    /// Whether it is time to look again: not while nothing has come of the source, of which so many records have been read. To
-    /// look is a walk over all programs of the machine, most of what an idle host would cost.
+    /// Whether it is time to look again: not while nothing has come of the source, of which so many records have been read, for an
+    /// idle host is to cost next to nothing.
     pub fn is_due(&mut self, read: u64) -> bool {
         let is_due = read != self.read && Instant::now() >= self.next;
         if is_due {
@@ -109,10 +112,29 @@ pub fn counts(source: &'static Source, object: &Object, tally: &Tally) -> Source
 /// until it goes on, and kernels with full preemption do interrupt them: under load, for milliseconds, in which nobody's
 /// calls are seen there. That a program may forbid it (bpf_preempt_disable) does not help: it is interrupted as it allows it
 /// again.
-pub fn skipped(object: &Object) -> u64 {
-    let Some(id) = map(object, "control").and_then(|map| map.info().ok()).map(|info| info.info.id) else { return 0 };
-    let programs = ProgInfoIter::with_query_opts(ProgInfoQueryOptions::default().include_map_ids(true));
-    programs.filter(|program| program.map_ids.contains(&id)).map(|program| program.recursion_misses).sum()
+///
+/// And how its programs ran that are attached, as far as the kernel measures that.
+///
+/// The kernel says so, without any privilege, in what it tells of the programs' descriptors; from 5.12 on, for before it let nobody
+/// interrupt them. To go through all programs of the machine would need CAP_SYS_ADMIN.
+pub fn runs(loaded: &Loaded) -> (u64, Vec<ProgramRuns>) {
+    let (mut skipped, mut programs) = (0, Vec::new());
+    for program in loaded.programs() {
+        let Ok(text) = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd())) else {
+            continue;
+        };
+        let figure = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.and_then(|value| value.trim().parse::<u64>().ok()).unwrap_or(0)
+        };
+        skipped += figure("recursion_misses");
+        programs.push(ProgramRuns {
+            name: program.name().to_string_lossy().into_owned(),
+            runs: figure("run_cnt"),
+            time: Duration::from_nanos(figure("run_time_ns")),
+        });
+    }
+    (skipped, programs)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod files;
 mod ipc;
 mod load;
 mod losses;
+mod maps;
 mod poll;
 mod probe;
 mod process;
@@ -252,6 +253,19 @@ pub struct SourceCounts {
     pub lost_by_kind: Vec<(Kind, &'static str, u64)>,
     /// Records that came after later ones had gone on. They are not lost.
     pub late: u64,
+    /// Its programs that are attached now.
+    pub programs: Vec<ProgramRuns>,
+}
+
+/// How a BPF program ran, while the kernel measured that (`sysctl kernel.bpf_stats_enabled=1`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProgramRuns {
+    /// Its name, as the kernel cuts it.
+    pub name: String,
+    /// How often.
+    pub runs: u64,
+    /// How long, all runs together.
+    pub time: Duration,
 }
 
 impl SourceCounts {
@@ -274,7 +288,8 @@ impl SourceCounts {
 
     /// Adds what was counted of another life of the source.
     fn add(&mut self, counts: SourceCounts) {
-        let SourceCounts { source, sent, dropped, nested, skipped, undecodable, unread, lost_by_kind, late } = counts;
+        let SourceCounts { source, sent, dropped, nested, skipped, undecodable, unread, lost_by_kind, late, programs } =
+            counts;
         self.source = source;
         self.sent += sent;
         self.dropped += dropped;
@@ -284,6 +299,7 @@ impl SourceCounts {
         self.unread += unread;
         self.late += late;
         self.lost_by_kind.extend(lost_by_kind);
+        self.programs.extend(programs);
     }
 }
 
@@ -309,6 +325,11 @@ impl Poller {
         let (reply, answer) = channel();
         _ = self.commands.send(poll::Command::Want(wanted.into(), reply));
         answer.recv().unwrap_or_default()
+    }
+
+    /// Has somebody told, on the thread, what was counted so far: soon, or, while events are delivered to nobody who takes them, later.
+    pub fn count(&self, tell: impl FnOnce(Vec<SourceCounts>) + Send + 'static) {
+        _ = self.commands.send(poll::Command::Count(Box::new(tell)));
     }
 
     /// Detaches everything, delivers the last events, and says what was counted.

@@ -6,17 +6,18 @@ use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
-use libbpf_rs::{Map, MapCore, MapFlags, Object};
+use libbpf_rs::{MapCore, MapFlags};
 use rustix::process::setpriority_process;
 
 use super::load::{Loaded, load};
-use super::losses::{Losses, counts, skipped};
+use super::losses::{Losses, counts, runs};
+use super::maps::{control, map, select_calls};
 use super::rings::{Rings, Take};
 use super::{Narrowing, SOURCES, Source, SourceCounts, SourceState, State, Sums, Wanted, clock};
 use crate::event::clock::Clock;
 use crate::event::decode::boot_time;
 use crate::event::layout::c;
-use crate::event::{Batch, CallSet, Columns, Kind, KindSet, decode};
+use crate::event::{Batch, Columns, Kind, KindSet, decode};
 
 /// Records are stamped just before they enter the ring, so that one may enter after another with a later time. Events
 /// are held back for so long, in which all that happened before them has arrived.
@@ -57,7 +58,12 @@ const HOST: &str = "host";
 pub enum Command {
     /// Attach the sources of these events and no others.
     Want(Wanted, Sender<Vec<SourceState>>),
+    /// Say what has been counted so far.
+    Count(Counted),
 }
+
+/// Whoever wants to know what has been counted.
+pub type Counted = Box<dyn FnOnce(Vec<SourceCounts>) + Send>;
 
 /// A source that is attached.
 struct Attached {
@@ -140,6 +146,7 @@ impl Reader {
             };
             match command {
                 Ok(Command::Want(wanted, reply)) => _ = reply.send(self.want(&wanted)),
+                Ok(Command::Count(tell)) => tell(self.counted()),
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => break,
             }
@@ -166,6 +173,17 @@ impl Reader {
         self.detach(&SOURCES.iter().map(|source| source.name).collect::<Vec<_>>());
         self.cut(u64::MAX);
         self.before.into_values().collect()
+    }
+
+    /// What was counted of all sources so far.
+    fn counted(&self) -> Vec<SourceCounts> {
+        let mut all = self.before.clone();
+        for (name, Attached { source, loaded, tally, .. }) in &self.attached {
+            let (skipped, programs) = runs(loaded);
+            let counts = SourceCounts { skipped, programs, ..counts(source, &loaded.object, tally) };
+            all.entry(name).or_default().add(counts);
+        }
+        all.into_values().collect()
     }
 
     /// Exchanges and reads what is summed in the kernel, when it is time. Whether any was read.
@@ -197,7 +215,7 @@ impl Reader {
         }
         for &name in &due {
             let Some(Attached { source, loaded, tally, .. }) = self.attached.get(name) else { continue };
-            let counts = SourceCounts { skipped: skipped(&loaded.object), ..counts(source, &loaded.object, tally) };
+            let counts = SourceCounts { skipped: runs(loaded).0, ..counts(source, &loaded.object, tally) };
             self.tell(name, &counts);
         }
         !due.is_empty()
@@ -342,7 +360,7 @@ impl Reader {
             let counts = counts(attached.source, &attached.loaded.object, &attached.tally);
             let counts = SourceCounts {
                 unread: counts.sent.saturating_sub(attached.tally.read()),
-                skipped: skipped(&attached.loaded.object),
+                skipped: runs(&attached.loaded).0,
                 ..counts
             };
             self.tell(name, &counts);
@@ -409,32 +427,6 @@ fn take_sums(pending: &mut Pending, attached: &Attached, sums: &Sums, which: usi
         if let Some(record) = (sums.record)(&key, &value, time) {
             bump(&attached.tally.summed);
             take(pending, &attached.tally, &record);
-        }
-    }
-}
-
-/// An object's map.
-pub fn map<'a>(object: &'a Object, name: &str) -> Option<Map<'a>> {
-    object.maps().find(|map| map.name() == name)
-}
-
-fn control(object: &Object, key: c::control_key, value: u64) {
-    let set = map(object, "control").map(|map| map.update(&key.0.to_ne_bytes(), &value.to_ne_bytes(), MapFlags::ANY));
-    if let Some(Err(error)) = set {
-        log::error!("a BPF program cannot be controlled: {error}");
-    }
-}
-
-/// Tells programs that look at system calls which ones are wanted, as each of the source's kinds.
-fn select_calls(object: &Object, source: &Source, wanted: &Wanted) {
-    let Some(map) = map(object, "selected") else { return };
-    let words = source.kinds().iter().flat_map(|kind| {
-        let all = if wanted.kinds.has(kind) { CallSet::ALL } else { CallSet::default() };
-        wanted.calls.get(&kind).unwrap_or(&all).words().collect::<Vec<_>>()
-    });
-    for (key, word) in (0u32..).zip(words) {
-        if let Err(error) = map.update(&key.to_ne_bytes(), &word.to_ne_bytes(), MapFlags::ANY) {
-            return log::error!("source {}: the system calls cannot be selected: {error}", source.name);
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Prints a line for people for every TCP connection that is made, accepted, refused or ended.
+//! Prints a line for people for every TCP connection that is made, accepted, refused or ended, and counts them as metrics.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use eunomia_plugin::prelude::*;
@@ -47,22 +48,37 @@ fn print<T>(events: &[T], line: fn(&T) -> String) {
     _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
+/// Counts connections of a run, by what came of them.
+fn count<'a>(outcomes: impl Iterator<Item = &'a str>) {
+    let mut counts = BTreeMap::new();
+    outcomes.for_each(|outcome| *counts.entry(outcome).or_insert(0) += 1);
+    for (outcome, count) in counts {
+        _ = metrics::add("connections", &[("outcome", outcome)], count);
+    }
+}
+
 impl Plugin for TcpLog {}
 
 impl OnTcpConnect for TcpLog {
     fn on_tcp_connect(&mut self, events: Vec<TcpConnect>) {
+        count(events.iter().map(|event| if event.error == 0 { "connected" } else { "failed" }));
         print(&events, connect);
     }
 }
 
 impl OnTcpAccept for TcpLog {
     fn on_tcp_accept(&mut self, events: Vec<TcpAccept>) {
+        count(events.iter().map(|_| "accepted"));
         print(&events, accept);
     }
 }
 
 impl OnTcpClose for TcpLog {
     fn on_tcp_close(&mut self, events: Vec<TcpClose>) {
+        count(events.iter().map(|_| "closed"));
+        let sum = |bytes: fn(&TcpClose) -> u64| events.iter().map(bytes).sum();
+        _ = metrics::add("bytes", &[("direction", "sent")], sum(|event| event.sent_bytes));
+        _ = metrics::add("bytes", &[("direction", "received")], sum(|event| event.received_bytes));
         print(&events, close);
     }
 }

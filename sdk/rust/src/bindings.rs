@@ -20,8 +20,8 @@ mod services {
 }
 
 pub use services::eunomia::plugin::{
-    alerts, cgroup, container_registry, containers, files, gaps, ipc, process, processes, seccomp, syscall, syscalls,
-    tcp, types,
+    alerts, cgroup, container_registry, containers, files, gaps, ipc, metrics, process, processes, seccomp, syscall,
+    syscalls, tcp, types,
 };
 
 macro_rules! exported {
@@ -44,6 +44,7 @@ macro_rules! exported {
                     "eunomia:plugin/containers@0.1.0": crate::bindings::containers,
                     "eunomia:plugin/container-registry@0.1.0": crate::bindings::container_registry,
                     "eunomia:plugin/alerts@0.1.0": crate::bindings::alerts,
+                    "eunomia:plugin/metrics@0.1.0": crate::bindings::metrics,
                     "eunomia:plugin/gaps@0.1.0": crate::bindings::gaps,
                 },
                 pub_export_macro: true,

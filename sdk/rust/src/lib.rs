@@ -29,6 +29,7 @@
 #[doc(hidden)]
 pub mod bindings;
 mod container_cache;
+pub mod metrics;
 mod raise;
 pub mod report;
 mod settings;
@@ -58,7 +59,7 @@ pub mod prelude {
     pub use crate::types::Task;
     pub use crate::{
         About, ContainerCache, InCgroup, KeepsState, Plugin, container_registry, containers, export, from_config,
-        processes,
+        metrics, processes,
     };
     pub use crate::{
         FilterCgroupCreated, FilterCgroupRemoved, FilterExec, FilterExit, FilterFileActivity, FilterFileChange,

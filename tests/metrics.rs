@@ -1,0 +1,213 @@
+//! Metrics, as somebody who monitors the host gets them: on the running kernel, with the real host. Needs root.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use support::{Folder, Host, can_load_bpf, plugin};
+
+/// How long anything may take that takes milliseconds.
+const LONG: Duration = Duration::from_secs(20);
+
+/// Programs that are started.
+const RUNS: u64 = 500;
+
+/// Sends bytes to a host and reads what it answers.
+fn send(address: &str, request: &[u8]) -> String {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(LONG)).unwrap();
+    socket.write_all(request).unwrap();
+    let mut answer = Vec::new();
+    _ = socket.read_to_end(&mut answer);
+    String::from_utf8(answer).unwrap()
+}
+
+/// What is served, by name and labels.
+fn scrape(address: &str) -> BTreeMap<String, f64> {
+    let answer = send(address, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("text/plain; version=0.0.4"), "{head}");
+    let values = text.lines().filter(|line| !line.starts_with('#'));
+    values
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            (name.to_owned(), value.parse().unwrap_or_else(|_| panic!("{line}")))
+        })
+        .collect()
+}
+
+/// The sum of what has a name and these labels.
+fn sum(all: &BTreeMap<String, f64>, name: &str, labels: &[&str]) -> f64 {
+    let is_it = |full: &str| full.split('{').next() == Some(name) && labels.iter().all(|label| full.contains(label));
+    all.iter().filter(|(full, _)| is_it(full)).map(|(_, value)| value).sum()
+}
+
+fn until(what: &str, test: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !test() {
+        assert!(start.elapsed() < LONG, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A host that serves metrics, and where.
+fn host(args: &[&str]) -> (Host, String) {
+    let mut host = Host::spawn(&[args, &["--metrics", "127.0.0.1:0"]].concat());
+    let ready = host.expect_log("ready");
+    let at = ready.split(" metrics: http://").nth(1).expect("it says where");
+    let address = at.split("/metrics").next().unwrap().to_owned();
+    (host, address)
+}
+
+#[test]
+fn a_scrape_tells_the_exact_figures_while_the_host_runs() {
+    if !can_load_bpf() {
+        return;
+    }
+    let folder = Folder::new("metrics");
+    let program = folder.0.join("metrics-true");
+    fs::copy("/bin/true", &program).unwrap();
+    let (json_log, quiet) = (plugin("json-log"), plugin("quiet"));
+    let (host, address) = host(&[
+        "--plugin",
+        quiet.to_str().unwrap(),
+        "--plugin",
+        json_log.to_str().unwrap(),
+        "--comm",
+        "metrics-true",
+        "--events",
+        "exec,exit",
+    ]);
+    for _ in 0..RUNS {
+        Command::new(&program).status().unwrap();
+    }
+    let log = ["plugin=\"json-log\""];
+    until("all are delivered", || {
+        sum(&scrape(&address), "eunomia_plugin_delivered_events_total", &log) >= 2.0 * RUNS as f64
+    });
+    let all = scrape(&address);
+    for kind in ["kind=\"exec\"", "kind=\"exit\""] {
+        let of = |what: &str| sum(&all, &format!("eunomia_plugin_{what}_events_total"), &[log[0], kind]);
+        assert_eq!((of("seen"), of("filtered"), of("delivered"), of("lost")), (RUNS as f64, 0.0, RUNS as f64, 0.0));
+    }
+    let of = |what: &str| sum(&all, &format!("eunomia_source_{what}_events_total"), &["source=\"process\""]);
+    assert_eq!((of("seen"), of("delivered"), of("lost")), (2.0 * RUNS as f64, 2.0 * RUNS as f64, 0.0));
+    assert_eq!(sum(&all, "eunomia_plugin_state", &[log[0], "state=\"running\""]), 1.0);
+    assert_eq!(sum(&all, "eunomia_source_state", &["source=\"process\"", "state=\"attached\""]), 1.0);
+    assert_eq!(sum(&all, "eunomia_source_state", &["source=\"tcp\"", "state=\"off\""]), 1.0);
+    let (calls, timed) =
+        (sum(&all, "eunomia_plugin_calls_total", &log), sum(&all, "eunomia_plugin_call_seconds_count", &log));
+    // Those that start it are no calls about events.
+    assert!(calls > 0.0 && timed >= calls, "{calls} calls, {timed} of them timed");
+    assert!(sum(&all, "eunomia_plugin_memory_bytes", &log) >= 65_536.0);
+    assert!(sum(&all, "process_resident_memory_bytes", &[]) > 1e6);
+    let (lines, summary) = host.stop();
+    assert_eq!(lines.len() as u64, 2 * RUNS);
+    assert_eq!(summary["plugins"]["json-log"]["delivered"], 2 * RUNS);
+}
+
+#[test]
+fn a_plugins_own_metrics_are_served_within_its_limits_and_every_name_is_documented() {
+    if !can_load_bpf() {
+        return;
+    }
+    let folder = Folder::new("metrics-own");
+    fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fixtures/misbehave.wasm"), folder.0.join("flood.wasm"))
+        .unwrap();
+    fs::write(folder.0.join("flood.toml"), "[config]\ndeed = 'metric-flood'\n[limits]\nmetrics = 300\n").unwrap();
+    fs::copy(plugin("tcp-log"), folder.0.join("tcp-log.wasm")).unwrap();
+    let (mut host, address) = host(&["--plugin-dir", folder.0.to_str().unwrap()]);
+    Command::new("/bin/true").status().unwrap();
+    let flood = ["plugin=\"flood\""];
+    until("it floods", || sum(&scrape(&address), "eunomia_plugin_metrics_refused_total", &flood) > 0.0);
+    // Scrapes are connections themselves.
+    let connected = ["plugin=\"tcp-log\"", "name=\"connections\"", "outcome=\"connected\""];
+    until("connections are counted", || sum(&scrape(&address), "eunomia_plugin_counter_total", &connected) > 1.0);
+    let all = scrape(&address);
+    let own = all.keys().filter(|name| name.starts_with("eunomia_plugin_counter_total") && name.contains(flood[0]));
+    assert_eq!(own.count(), 300);
+    assert!(all.contains_key("eunomia_plugin_counter_total{plugin=\"flood\",name=\"flood\",number=\"7\\\"} 1\\n\"}"));
+    let line = host.expect_log("a metric is refused");
+    assert!(line.contains("plugin flood") && line.contains("limits.metrics"), "{line}");
+
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let page = fs::read_to_string(docs.join("metrics.md")).unwrap();
+    let named: BTreeSet<String> = names(&page);
+    let text = send(&address, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    let served: BTreeSet<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .map(|line| line.split(' ').next().unwrap().to_owned())
+        .collect();
+    let missing: Vec<_> = served.difference(&named).collect();
+    assert!(missing.is_empty(), "docs/metrics.md does not name {missing:?}");
+    // Those need a filter's answer, a plugin's gauge or histogram, or statistics that the kernel keeps only when asked.
+    let elsewhere = ["eunomia_plugin_filter_events_total", "eunomia_plugin_gauge", "eunomia_plugin_histogram"];
+    let gone: Vec<_> = named.difference(&served).filter(|name| !elsewhere.contains(&name.as_str())).collect();
+    assert!(gone.is_empty(), "docs/metrics.md names {gone:?}, which are not served");
+    let dashboard = names(&fs::read_to_string(docs.join("grafana.json")).unwrap());
+    assert!(dashboard.len() > 10, "{dashboard:?}");
+    let base = |name: &String| {
+        named.contains(name.trim_end_matches("_bucket").trim_end_matches("_count").trim_end_matches("_sum"))
+    };
+    let unknown: Vec<_> = dashboard.iter().filter(|name| !base(name)).collect();
+    assert!(unknown.is_empty(), "docs/grafana.json shows {unknown:?}, which are not served");
+}
+
+/// Names of metrics in a text.
+fn names(text: &str) -> BTreeSet<String> {
+    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    words.filter(|word| word.starts_with("eunomia_") || word.starts_with("process_")).map(str::to_owned).collect()
+}
+
+#[test]
+fn whoever_connects_and_asks_badly_keeps_nobody_else_from_the_metrics() {
+    if !can_load_bpf() {
+        return;
+    }
+    let json_log = plugin("json-log");
+    let (host, address) =
+        host(&["--plugin", json_log.to_str().unwrap(), "--comm", "nobody-has-it", "--events", "exec"]);
+    assert!(send(&address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").starts_with("HTTP/1.1 404"));
+    assert!(
+        send(&address, b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").starts_with("HTTP/1.1 405")
+    );
+    let huge = format!("GET /metrics HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(100_000));
+    assert!(!send(&address, huge.as_bytes()).starts_with("HTTP/1.1 200"));
+    assert!(!send(&address, &[0xff; 4096]).starts_with("HTTP/1.1 200"));
+    let idle: Vec<TcpStream> = (0..500).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    let halves: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let mut socket = TcpStream::connect(&address).unwrap();
+            socket.write_all(b"GET /metrics HTTP/1.1\r\nHost:").unwrap();
+            socket
+        })
+        .collect();
+    for _ in 0..10 {
+        assert_eq!(sum(&scrape(&address), "eunomia_build_info", &[]), 1.0);
+    }
+    drop((idle, halves));
+    host.stop();
+}
+
+#[test]
+fn an_address_that_cannot_be_had_is_an_error_with_the_remedy() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let json_log = plugin("json-log");
+    let run = |address: &str| {
+        let host = Command::new(env!("CARGO_BIN_EXE_eunomia-host"));
+        let output = { host }.args(["--plugin", json_log.to_str().unwrap(), "--metrics", address]).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let error = run(&address);
+    assert!(error.contains(&address) && error.contains("choose another with --metrics"), "{error}");
+    assert!(run("9464").contains("--metrics <ADDR:PORT>"));
+}
