@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eunomia_host::dispatch::{
-    Containers, Delivery, Dispatcher, Fate, FilterRequest, Item, KindCounts, Member, Message, Only, Place, Processes,
-    Queue, Tree, Where, times,
+    Containers, Delivery, Dispatcher, Fate, Filter, FilterRequest, Item, KindCounts, Member, Message, Only, Place,
+    Processes, Queue, Tree, Where, times,
 };
 use eunomia_host::event::layout::c::syscall_flat;
 use eunomia_host::event::{Batch, Columns, Keep, Kind, KindSet, Rows, runs_for};
@@ -214,9 +214,9 @@ impl Fake {
             name: name.into(),
             place: Place { order: random.below(3) as i64, argument: 0, name: name.into() },
             queue: queue.clone(),
-            filter: filters.then_some(([Kind::Syscall].into_iter().collect(), asks)),
+            filter: filters
+                .then(|| Filter::new([Kind::Syscall].into_iter().collect(), asks, random.one_in(2), Arc::default())),
             tick: random.one_in(3).then_some(Duration::from_millis(10)),
-            closed_when_down: random.one_in(2),
             registers: false,
         };
         let task = tokio::spawn(live(queue.clone(), requests, Random(random.below(u64::from(u32::MAX)) + 1)));

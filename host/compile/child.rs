@@ -12,13 +12,13 @@ use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::Signal;
 
 use super::{MAX_CODE_BYTES, MAX_PLUGIN_BYTES};
-use crate::confine::{self, COMPILE_CPU_SECONDS, COMPILE_MEMORY_BYTES, COMPILE_THREADS};
+use crate::confine::{self, COMPILE_THREADS, CompileLimits};
 
 /// The host's subcommand that compiles.
 const SUBCOMMAND: &str = "compile";
 
-/// How long compiling one plugin may take in all. More than its processor time: a busy machine gives it little.
-const COMPILE_TIME: Duration = Duration::from_secs(120);
+/// How long compiling one plugin may take in all, for each second of its processor time: a busy machine gives it little.
+const COMPILE_TIME_PER_CPU: u32 = 4;
 
 /// How much of what the process says is kept; the rest is read and dropped.
 const MAX_SAID_BYTES: u64 = 4 << 10;
@@ -30,8 +30,8 @@ const REFUSED: i32 = 1;
 const NO_MEMORY: &str = "memory allocation of";
 
 /// What the process does: gives up power, reads a plugin from standard input, and writes its machine code to standard output.
-pub fn answer(compile: impl FnOnce(&[u8]) -> Result<Vec<u8>>) -> Result<()> {
-    confine::compiler().context("this process cannot give up its power, so it compiles nothing")?;
+pub fn answer(limits: CompileLimits, compile: impl FnOnce(&[u8]) -> Result<Vec<u8>>) -> Result<()> {
+    confine::compiler(limits).context("this process cannot give up its power, so it compiles nothing")?;
     let mut plugin = Vec::new();
     io::stdin().lock().take(MAX_PLUGIN_BYTES as u64 + 1).read_to_end(&mut plugin)?;
     if plugin.len() > MAX_PLUGIN_BYTES {
@@ -42,9 +42,11 @@ pub fn answer(compile: impl FnOnce(&[u8]) -> Result<Vec<u8>>) -> Result<()> {
 }
 
 /// Has a plugin compiled by `program`.
-pub(super) fn compile(program: &Path, plugin: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn compile(program: &Path, plugin: &[u8], limits: CompileLimits) -> Result<Vec<u8>> {
+    let CompileLimits { memory_bytes, cpu_seconds } = limits;
+    let longest = Duration::from_secs(cpu_seconds).saturating_mul(COMPILE_TIME_PER_CPU);
     let mut child = Command::new(program)
-        .arg(SUBCOMMAND)
+        .args([SUBCOMMAND, &memory_bytes.to_string(), &cpu_seconds.to_string()])
         // What it needs to know is here; the host's environment is none of its business.
         .env_clear()
         .env("RAYON_NUM_THREADS", COMPILE_THREADS.to_string())
@@ -70,11 +72,11 @@ pub(super) fn compile(program: &Path, plugin: &[u8]) -> Result<Vec<u8>> {
             let read = stdout.take(MAX_CODE_BYTES as u64 + 1).read_to_end(&mut code);
             _ = send.send(read.map(|_| code));
         });
-        let code = match received.recv_timeout(COMPILE_TIME) {
+        let code = match received.recv_timeout(longest) {
             Ok(code) => code.context("cannot read what the process that compiles plugins writes"),
             Err(RecvTimeoutError::Timeout) => Err(anyhow!(
                 "its compilation took more than {} s and was stopped; make it smaller, or load it when the machine is less busy",
-                COMPILE_TIME.as_secs()
+                longest.as_secs()
             )),
             Err(RecvTimeoutError::Disconnected) => Err(anyhow!("the thread that reads machine code failed")),
         };
@@ -90,7 +92,7 @@ pub(super) fn compile(program: &Path, plugin: &[u8]) -> Result<Vec<u8>> {
         let code = code?;
         match status.success() {
             true => Ok(code),
-            false => Err(explain(status, &said)),
+            false => Err(explain(status, &said, limits)),
         }
     })
 }
@@ -111,16 +113,17 @@ fn read_said(mut stderr: impl Read) -> String {
 }
 
 /// Why there is no machine code. What the process says can hold names of the plugin's choice.
-fn explain(status: ExitStatus, said: &str) -> anyhow::Error {
+fn explain(status: ExitStatus, said: &str, limits: CompileLimits) -> anyhow::Error {
     let line = said.trim().strip_prefix("error: ").unwrap_or(said.trim()).escape_debug().to_string();
     match status.signal() {
         _ if said.contains(NO_MEMORY) => anyhow!(
-            "compiling it needs more than {} MiB, the most that a plugin is given; make it smaller",
-            COMPILE_MEMORY_BYTES >> 20
+            "compiling it needs more than {} MiB, the most that it is given; make it smaller, or set limits.compile_memory_bytes",
+            limits.memory_bytes >> 20
         ),
         Some(signal) if signal == Signal::XCPU.as_raw() || signal == Signal::KILL.as_raw() => anyhow!(
-            "compiling it takes more than {COMPILE_CPU_SECONDS} s of a processor, the most that a plugin is given (or the \
-             machine ran out of memory); make it smaller"
+            "compiling it takes more than {} s of a processor, the most that it is given (or the machine ran out of \
+             memory); make it smaller, or set limits.compile_seconds",
+            limits.cpu_seconds
         ),
         Some(signal) => anyhow!("the process that compiles it ended by signal {signal}, and said: {line}"),
         None if status.code() == Some(REFUSED) => anyhow!("{line}")

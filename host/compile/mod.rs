@@ -12,6 +12,8 @@ use sha2::{Digest, Sha256};
 pub use cache::Cache;
 pub use child::answer;
 
+pub use crate::confine::CompileLimits;
+
 /// The largest plugin file. Python's and JavaScript's run times have 10 to 40 MiB.
 pub const MAX_PLUGIN_BYTES: usize = 64 << 20;
 
@@ -52,7 +54,7 @@ impl Compiler {
 
     /// A plugin's machine code, from the cache or from a process of its own. `engine` tells what compiles from any other
     /// that could, by version and settings. Takes a processor's time: for a thread that may block.
-    pub fn compile(&self, engine: &[u8], plugin: &[u8]) -> Result<MachineCode> {
+    pub fn compile(&self, engine: &[u8], plugin: &[u8], limits: CompileLimits) -> Result<MachineCode> {
         let key = Sha256::new()
             .chain_update((engine.len() as u64).to_le_bytes())
             .chain_update(engine)
@@ -62,7 +64,7 @@ impl Compiler {
         if let Some(code) = self.cache.as_ref().and_then(|cache| cache.get(&key)) {
             return Ok(MachineCode(code));
         }
-        let code = child::compile(&self.program, plugin)?;
+        let code = child::compile(&self.program, plugin, limits)?;
         if let Some(cache) = &self.cache {
             cache.put(&key, &code);
         }

@@ -68,7 +68,12 @@ pub enum Command {
     Version,
     /// What the host calls itself for: compiles the plugin on standard input to machine code on standard output
     #[command(hide = true)]
-    Compile,
+    Compile {
+        /// The most address space
+        memory_bytes: u64,
+        /// The most processor time
+        cpu_seconds: u64,
+    },
 }
 
 #[derive(Args, Debug)]

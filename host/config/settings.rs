@@ -51,6 +51,9 @@ struct LimitsTable {
     log_bytes_per_second: Option<u64>,
     alerts_per_second: Option<u64>,
     metrics: Option<u64>,
+    component_bytes: Option<u64>,
+    compile_memory_bytes: Option<u64>,
+    compile_seconds: Option<u64>,
 }
 
 impl LimitsTable {
@@ -67,7 +70,17 @@ impl LimitsTable {
         set(&mut limits.log_bytes_per_second, self.log_bytes_per_second);
         set(&mut limits.alerts_per_second, self.alerts_per_second);
         set(&mut limits.metrics, self.metrics);
+        set(&mut limits.component_bytes, self.component_bytes);
+        set(&mut limits.compile.memory_bytes, self.compile_memory_bytes);
+        set(&mut limits.compile.cpu_seconds, self.compile_seconds);
         ensure!(limits.deadline_ms > 0, "limits.deadline_ms is 0; a call needs at least 1 ms");
+        ensure!(limits.compile.cpu_seconds > 0, "limits.compile_seconds is 0; a small plugin needs 1");
+        let most = Limits::default().component_bytes;
+        ensure!(
+            limits.component_bytes <= most,
+            "limits.component_bytes is {}; files of more than {most} are never read",
+            limits.component_bytes
+        );
         ensure!(limits.wall_ms > 0, "limits.wall_ms is 0; a call needs at least 1 ms");
         Ok(())
     }

@@ -22,6 +22,21 @@ pub const COMPILE_CPU_SECONDS: u64 = 30;
 /// large takes more than 3 GiB.
 pub const COMPILE_MEMORY_BYTES: u64 = 2 << 30;
 
+/// What a process may use that compiles a plugin.
+#[derive(Clone, Copy, Debug)]
+pub struct CompileLimits {
+    /// Address space in bytes.
+    pub memory_bytes: u64,
+    /// Processor time in seconds.
+    pub cpu_seconds: u64,
+}
+
+impl Default for CompileLimits {
+    fn default() -> Self {
+        CompileLimits { memory_bytes: COMPILE_MEMORY_BYTES, cpu_seconds: COMPILE_CPU_SECONDS }
+    }
+}
+
 /// Threads that compile: more would take address space, and processors from those who handle events.
 pub const COMPILE_THREADS: usize = 2;
 
@@ -77,13 +92,13 @@ const ALLOWED: &[Allowed] = &[
 ];
 
 /// Gives up all that compiling does not need. For a process with one thread, before it reads the first byte.
-pub fn compiler() -> Result<()> {
+pub fn compiler(limits: CompileLimits) -> Result<()> {
     let limit = |resource, most| {
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
             .with_context(|| format!("cannot limit {resource:?}"))
     };
-    limit(Resource::As, COMPILE_MEMORY_BYTES)?;
-    limit(Resource::Cpu, COMPILE_CPU_SECONDS)?;
+    limit(Resource::As, limits.memory_bytes)?;
+    limit(Resource::Cpu, limits.cpu_seconds)?;
     limit(Resource::Fsize, 0)?;
     limit(Resource::Core, 0)?;
     _ = nice(NICE); // Without it, it is only less polite.

@@ -5,5 +5,5 @@ mod compiler;
 mod filter;
 mod host;
 
-pub use compiler::{COMPILE_CPU_SECONDS, COMPILE_MEMORY_BYTES, COMPILE_THREADS, compiler};
+pub use compiler::{COMPILE_CPU_SECONDS, COMPILE_MEMORY_BYTES, COMPILE_THREADS, CompileLimits, compiler};
 pub use host::{Power, host};

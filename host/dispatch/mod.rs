@@ -2,6 +2,7 @@
 //! the counts. It knows nothing of libbpf or of how a plugin runs.
 
 mod containers;
+mod filter;
 mod gaps;
 mod inbox;
 mod narrow;
@@ -12,10 +13,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 pub use containers::{Containers, SHORT_ID, Tree, Watch};
+pub use filter::{Filter, FilterRequest};
 pub use gaps::Times;
 pub use inbox::{AlertInbox, INBOX};
 pub use narrow::{CGROUP_KINDS, Only};
@@ -35,17 +37,10 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// It may ask an engine meanwhile, which answers within some milliseconds or is in trouble. Then events go on without.
 const REGISTRY_TIME: Duration = Duration::from_millis(500);
 
-const LOCK: &str = "no thread panics while it holds this";
+/// How far an event's time may be ahead of the clock, which is followed by steps of a millisecond.
+const MAX_AHEAD_NS: u64 = 1_000_000_000;
 
-/// A question to a plugin that filters: which of these events pass?
-pub struct FilterRequest {
-    /// The events, and what the filters before kept.
-    pub delivery: Delivery,
-    /// The kinds that are asked about.
-    pub kinds: KindSet,
-    /// Where the answer goes; none where the plugin has no answer, because it is down.
-    pub reply: oneshot::Sender<Option<Keep>>,
-}
+const LOCK: &str = "no thread panics while it holds this";
 
 /// A plugin's place in the line.
 pub struct Member {
@@ -55,12 +50,10 @@ pub struct Member {
     pub place: Place,
     /// What waits for it.
     pub queue: Arc<Queue>,
-    /// The kinds that it filters, and where to ask.
-    pub filter: Option<(KindSet, mpsc::Sender<FilterRequest>)>,
+    /// What it filters.
+    pub filter: Option<Filter>,
     /// How often it wants a tick.
     pub tick: Option<Duration>,
-    /// While the filter has no answer, nothing passes instead of everything.
-    pub closed_when_down: bool,
     /// It tells of containers: it stands before all others, who wait until it has handled what is told of cgroups.
     pub registers: bool,
 }
@@ -195,14 +188,15 @@ impl Dispatcher {
         self.processes.apply(&batch);
         self.containers.apply(&batch);
         if let Some(last) = batch.last_time() {
-            self.latest = self.latest.max(last);
+            self.latest = last;
         }
         let batch = Arc::new(batch);
         let present: KindSet = batch.runs.iter().map(|run| run.kind).collect();
         let mut keep = Arc::new(Keep::default());
         let mut delivered: BTreeMap<Kind, u64> = BTreeMap::new();
         let mut narrowed = false;
-        for (at, member) in self.line.iter().enumerate() {
+        for at in 0..self.line.len() {
+            let Some((member, behind)) = self.line[at..].split_first_mut() else { break };
             // Those who tell of containers come first and need to see all cgroups.
             if !member.registers && !std::mem::replace(&mut narrowed, true) {
                 self.containers.judge(&batch);
@@ -228,12 +222,11 @@ impl Dispatcher {
                     warn_of_late(&member.name);
                 }
             }
-            if let Some((kinds, _)) = &member.filter {
-                let behind = &self.line[at + 1..];
+            if let Some(filter) = &mut member.filter {
                 let wanted = behind.iter().fold(KindSet::default(), |all, other| all.or(other.queue.wanted()));
-                let asked = kinds.and(present).and(wanted);
+                let asked = filter.kinds().and(present).and(wanted);
                 if !asked.is_empty() {
-                    keep = ask(member, Delivery { batch: batch.clone(), keep }, asked).await;
+                    keep = filter.ask(&member.name, Delivery { batch: batch.clone(), keep }, asked).await;
                 }
             }
         }
@@ -251,9 +244,16 @@ impl Dispatcher {
             let (Some(every), Some(next)) = (member.tick, self.next_ticks.get_mut(&member.name)) else { continue };
             if *next <= now {
                 *next = (*next + every).max(now);
-                member.queue.tick(self.latest.max(crate::event::now()));
+                member.queue.tick(self.tick_time());
             }
         }
+    }
+
+    /// Now; or when the last event happened where that is a moment later, for what a plugin gets is in time order. Not much later: the time
+    /// of day may have been set back.
+    fn tick_time(&self) -> u64 {
+        let now = crate::event::now();
+        if self.latest.saturating_sub(now) < MAX_AHEAD_NS { self.latest.max(now) } else { now }
     }
 
     /// Lets the plugins handle what is in their queues, and the alerts that come of it.
@@ -285,21 +285,4 @@ fn warn_of_late(plugin: &str) {
          Events go on, and may lack their container",
         REGISTRY_TIME.as_millis()
     );
-}
-
-async fn ask(member: &Member, delivery: Delivery, kinds: KindSet) -> Arc<Keep> {
-    let Some((_, filter)) = &member.filter else { return delivery.keep };
-    let (reply, answer) = oneshot::channel();
-    let before = delivery.clone();
-    let sent = filter.send(FilterRequest { delivery, kinds, reply }).await.is_ok();
-    let answer = if sent { answer.await.ok().flatten() } else { None };
-    match answer {
-        Some(keep) => Arc::new(keep),
-        None if member.closed_when_down => {
-            let mut keep = (*before.keep).clone();
-            kinds.iter().for_each(|kind| keep.drop_kind(&before.batch, kind));
-            Arc::new(keep)
-        }
-        None => before.keep,
-    }
 }

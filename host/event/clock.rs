@@ -25,6 +25,11 @@ impl Clock {
         }
     }
 
+    /// Whether times by the one are times by the other.
+    pub fn agrees(&self, other: &Clock) -> bool {
+        self.current == other.current
+    }
+
     /// When an event at this boot time happened.
     pub fn time(&self, boot_ns: u64) -> u64 {
         boot_ns.saturating_add_signed(self.current)

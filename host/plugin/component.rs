@@ -6,6 +6,7 @@ use wasmtime::component::{Component, InstancePre};
 
 use super::engine::Runtime;
 use super::grants::Grants;
+use super::limits::Limits;
 use super::machine_code;
 use super::services::State;
 use crate::compile::MAX_PLUGIN_BYTES;
@@ -68,9 +69,15 @@ pub struct Compiled {
 
 impl Compiled {
     /// Has a component compiled, elsewhere. Takes a processor's time: for a thread that may block.
-    pub fn new(runtime: &Runtime, bytes: &[u8]) -> Result<Self> {
+    pub fn new(runtime: &Runtime, bytes: &[u8], limits: &Limits) -> Result<Self> {
         recognise(bytes)?;
-        let code = runtime.compile(bytes)?;
+        ensure!(
+            bytes.len() as u64 <= limits.component_bytes,
+            "the file has {} bytes, and its settings allow {} (limits.component_bytes)",
+            bytes.len(),
+            limits.component_bytes
+        );
+        let code = runtime.compile(bytes, limits.compile)?;
         let component = machine_code::load(&runtime.engine, &code)
             .context("the engine does not take the code that was compiled for it; this is a defect of the host")?;
         let description = describe(runtime, &component);

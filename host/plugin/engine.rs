@@ -9,7 +9,7 @@ use wasmtime::{Config, Engine, Result, Strategy, WasmBacktraceDetails};
 use super::epochs::Epochs;
 use super::machine_code;
 use super::services::State;
-use crate::compile::{Compiler, MachineCode};
+use crate::compile::{CompileLimits, Compiler, MachineCode};
 use crate::wit;
 
 /// The engine's version, on which machine code depends.
@@ -54,8 +54,8 @@ impl Runtime {
     }
 
     /// Has a component compiled. Takes a processor's time: for a thread that may block.
-    pub(super) fn compile(&self, component: &[u8]) -> anyhow::Result<MachineCode> {
-        self.compiler.compile(&self.identity, component)
+    pub(super) fn compile(&self, component: &[u8], limits: CompileLimits) -> anyhow::Result<MachineCode> {
+        self.compiler.compile(&self.identity, component, limits)
     }
 }
 

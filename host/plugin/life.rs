@@ -63,7 +63,7 @@ pub struct CallCounts {
     /// Events that it dropped as a filter.
     pub dropped: AtomicU64,
     /// Events that it was asked about as a filter while it had no answer.
-    pub unanswered: AtomicU64,
+    pub unanswered: Arc<AtomicU64>,
 }
 
 pub(super) struct Life {
@@ -254,8 +254,16 @@ impl Life {
     async fn answer(&mut self, request: FilterRequest) {
         let Some(instance) = &mut self.instance else { return self.give_no_answer(request) };
         let runs = runs_for(&request.delivery.batch, &request.delivery.keep, request.kinds);
-        match keep(instance, &request.delivery, runs, &self.connections.counts).await {
-            Ok(keep) => _ = request.reply.send(Some(keep)),
+        let counts = &self.connections.counts;
+        match keep(instance, &request.delivery, runs, counts).await {
+            Ok((keep, passed, dropped)) => match request.reply.send(Some(keep)) {
+                Ok(()) => {
+                    counts.passed.fetch_add(passed, Ordering::Relaxed);
+                    counts.dropped.fetch_add(dropped, Ordering::Relaxed);
+                }
+                // Too late: the events have gone on without.
+                Err(_) => _ = counts.unanswered.fetch_add(passed + dropped, Ordering::Relaxed),
+            },
             Err(fault) => {
                 self.give_no_answer(request);
                 self.recover(fault).await;
@@ -323,21 +331,21 @@ impl Life {
     }
 }
 
-/// What a filter keeps of the runs.
+/// What a filter keeps of the runs, how many events that are, and how many it drops.
 async fn keep(
     instance: &mut Instance,
     delivery: &Delivery,
     runs: Vec<Rows>,
     counts: &CallCounts,
-) -> Result<Keep, Fault> {
-    let mut keep = (*delivery.keep).clone();
+) -> Result<(Keep, u64, u64), Fault> {
+    let (mut keep, mut passed, mut dropped) = ((*delivery.keep).clone(), 0, 0);
     for rows in runs.into_iter().flat_map(|rows| rows.pieces(CALL_EVENTS)) {
         let answers = instance.keep(rows.clone()).await?;
-        let dropped = answers.iter().filter(|kept| !**kept).count();
-        counts.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
-        counts.passed.fetch_add((answers.len() - dropped) as u64, Ordering::Relaxed);
+        let kept = answers.iter().filter(|kept| **kept).count();
+        passed += kept as u64;
+        dropped += (answers.len() - kept) as u64;
         counts.calls.fetch_add(1, Ordering::Relaxed);
         keep.drop_rows(&rows, &answers);
     }
-    Ok(keep)
+    Ok((keep, passed, dropped))
 }

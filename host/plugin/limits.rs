@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use wasmtime::{ResourceLimiter, Result};
 
 use super::life::CallCounts;
+use crate::compile::{CompileLimits, MAX_PLUGIN_BYTES};
 
 /// Memory that a plugin may use, all its memories and tables together, unless its settings say otherwise.
 pub const MEMORY_BYTES: u64 = 16 << 20;
@@ -87,6 +88,10 @@ pub struct Limits {
     pub alerts_per_second: u64,
     /// Metrics of its own that it may have.
     pub metrics: u64,
+    /// Bytes of its file.
+    pub component_bytes: u64,
+    /// What compiling it may use.
+    pub compile: CompileLimits,
 }
 
 impl Default for Limits {
@@ -103,6 +108,8 @@ impl Default for Limits {
             log_bytes_per_second: LOG_BYTES_PER_SECOND,
             alerts_per_second: ALERTS_PER_SECOND,
             metrics: METRICS,
+            component_bytes: MAX_PLUGIN_BYTES as u64,
+            compile: CompileLimits::default(),
         }
     }
 }

@@ -32,7 +32,7 @@ pub use limits::Limits;
 pub use machine_code::compile;
 pub use services::Outlets;
 
-use crate::dispatch::{CGROUP_KINDS, Member, Place, Queue};
+use crate::dispatch::{CGROUP_KINDS, Filter, Member, Place, Queue};
 use crate::event::{Kind, KindSet};
 use http::Http;
 use instance::Blueprint;
@@ -165,9 +165,9 @@ impl Plugin {
             name: name.clone(),
             place: Place { order: settings.order, argument: blueprint.argument, name: name.to_string() },
             queue: queue.clone(),
-            filter: (!description.filters.is_empty()).then_some((description.filters, asks)),
+            filter: (!description.filters.is_empty())
+                .then(|| Filter::new(description.filters, asks, settings.closed_when_down, counts.unanswered.clone())),
             tick: description.ticks.then_some(Duration::from_millis(settings.tick_ms)),
-            closed_when_down: settings.closed_when_down,
             registers,
         };
         let state = Arc::new(Mutex::new("starting"));

@@ -2,28 +2,31 @@
 //! the others waiting.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
 
+use crate::config::Config;
 use crate::directory::{Files, Found};
-use crate::plugin::{Compiled, Runtime};
+use crate::plugin::{Compiled, Runtime, Settings};
 
 /// Plugins that are compiled at the same time. More would take processors from those who handle events.
 const AT_ONCE: usize = 2;
 
-/// A plugin that is compiled, with the text of its settings.
+/// A plugin that is compiled, with its settings.
 pub struct Ready {
     pub compiled: Compiled,
-    pub settings: Option<String>,
+    pub settings: Settings,
 }
 
-/// Reads and compiles a plugin. Takes a processor's time: for a thread that may block.
-pub fn compile(runtime: &Runtime, files: Result<Files>) -> Result<Ready> {
+/// Compiles a plugin that was read from `file`. Takes a processor's time: for a thread that may block.
+pub fn compile(runtime: &Runtime, config: &Config, name: &str, file: &Path, files: Result<Files>) -> Result<Ready> {
     let Files { plugin, settings } = files?;
-    Ok(Ready { compiled: Compiled::new(runtime, &plugin)?, settings })
+    let settings = config.settings_of(name, (&file.with_extension("toml"), settings.as_deref()))?;
+    Ok(Ready { compiled: Compiled::new(runtime, &plugin, &settings.limits)?, settings })
 }
 
 /// Those on their way.
@@ -43,15 +46,16 @@ impl Compiling {
     }
 
     /// Begins with a version of a plugin, which takes the place of any that is on its way.
-    pub fn begin(&mut self, runtime: &Runtime, found: Found) {
+    pub fn begin(&mut self, runtime: &Runtime, config: &Arc<Config>, found: Found) {
         self.begun += 1;
-        let (begun, permits, runtime) = (self.begun, self.permits.clone(), runtime.clone());
+        let (begun, permits) = (self.begun, self.permits.clone());
+        let (runtime, config) = (runtime.clone(), config.clone());
         self.newest.insert(found.name.clone(), begun);
         self.tasks.spawn(async move {
             let _permit = permits.acquire_owned().await;
             let name = found.name.clone();
             let done = spawn_blocking(move || {
-                let ready = compile(&runtime, found.read());
+                let ready = compile(&runtime, &config, &found.name, &found.file, found.read());
                 (begun, found, ready)
             });
             let failed =

@@ -39,7 +39,7 @@ pub struct Host {
     outlets: Outlets,
     messages: mpsc::Sender<Message>,
     poller: Poller,
-    config: Config,
+    config: Arc<Config>,
     plugins: Plugins,
     wanted: Wanted,
     sources: Vec<SourceState>,
@@ -63,7 +63,7 @@ impl Host {
         config: Config,
     ) -> Self {
         let (plugins, wanted, sources) = Default::default();
-        let compiling = Compiling::new();
+        let (compiling, config) = (Compiling::new(), Arc::new(config));
         Host { runtime, outlets, messages, poller, config, plugins, wanted, sources, compiling }
     }
 
@@ -97,7 +97,7 @@ impl Host {
                     found.file.display(),
                     found.name
                 ),
-                Change::Load(found) => self.compiling.begin(&self.runtime, found),
+                Change::Load(found) => self.compiling.begin(&self.runtime, &self.config, found),
                 Change::Unload { name } => {
                     self.compiling.forget(&name);
                     self.unload(&name).await;
@@ -115,7 +115,7 @@ impl Host {
     /// Loads a plugin of the directory.
     pub async fn load_found(&mut self, (found, ready): (Found, Result<Ready>)) {
         let runs = self.plugins.running.contains_key(&found.name);
-        if let Err(error) = self.load(&found.name, &found.file, ready, BEHIND_NAMED).await {
+        if let Err(error) = self.load(&found.name, ready, BEHIND_NAMED).await {
             let what = if runs { "; the version before it goes on" } else { "" };
             log::error!("plugin {} is not loaded: {error:#}{what}", found.file.display());
         }
@@ -128,14 +128,14 @@ impl Host {
 
     /// Loads a plugin that was named, or is loaded as if it were.
     async fn load_named_file(&mut self, name: &str, file: &Path, argument: usize) -> Result<()> {
-        let (runtime, path) = (self.runtime.clone(), file.to_owned());
-        let ready = spawn_blocking(move || compile(&runtime, Files::named(&path))).await?;
-        self.load(name, file, ready, argument).await
+        let (runtime, config) = (self.runtime.clone(), self.config.clone());
+        let (owned, path) = (name.to_owned(), file.to_owned());
+        let ready = spawn_blocking(move || compile(&runtime, &config, &owned, &path, Files::named(&path))).await?;
+        self.load(name, ready, argument).await
     }
 
-    async fn load(&mut self, name: &str, file: &Path, ready: Result<Ready>, argument: usize) -> Result<()> {
+    async fn load(&mut self, name: &str, ready: Result<Ready>, argument: usize) -> Result<()> {
         let Ready { compiled, settings } = ready?;
-        let settings = self.config.settings_of(name, (&file.with_extension("toml"), settings.as_deref()))?;
         for ignored in &compiled.description.ignored {
             log::warn!("plugin {name}: its export {ignored} is unknown to this host and ignored");
         }

@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
-use crate::compile::{self, Cache, Compiler};
+use crate::compile::{self, Cache, CompileLimits, Compiler};
 use crate::config::{CacheFolder, Command, Config};
 use crate::confine::{self, Power};
 use crate::directory::Directory;
@@ -33,9 +33,9 @@ const MIN_WORKERS: usize = 2;
 
 /// Does what the command line says.
 pub fn run(command: Result<Command, Config>) -> Result<()> {
-    if let Ok(Command::Compile) = command {
+    if let Ok(Command::Compile { memory_bytes, cpu_seconds }) = command {
         // It gives up its power, so it must not have a second thread.
-        return compile::answer(plugin::compile);
+        return compile::answer(CompileLimits { memory_bytes, cpu_seconds }, plugin::compile);
     }
     let prepared = command.map_err(prepare);
     let workers = std::thread::available_parallelism().map_or(MIN_WORKERS, |cores| cores.get().max(MIN_WORKERS));
@@ -44,7 +44,7 @@ pub fn run(command: Result<Command, Config>) -> Result<()> {
         Ok(Command::Sources { json, verbose, hooks }) => show::sources(json, verbose, &hooks),
         Ok(Command::Inspect { file }) => show::inspect(&file),
         Ok(Command::Version) => show::version(),
-        Ok(Command::Compile) => unreachable!("it was done above"),
+        Ok(Command::Compile { .. }) => unreachable!("it was done above"),
         Err(prepared) => tokio.block_on(tokio.spawn(run_plugins(prepared?)))?,
     };
     // A plugin that is stuck must not keep the host from ending.

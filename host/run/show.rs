@@ -10,7 +10,7 @@ use crate::compile::Compiler;
 use crate::config::parse_settings;
 use crate::directory::Files;
 use crate::event::{Kind, KindSet};
-use crate::plugin::{Compiled, INTERFACE_VERSION, PACKAGE, Runtime};
+use crate::plugin::{Compiled, INTERFACE_VERSION, PACKAGE, Runtime, Settings};
 use crate::source::{self, Narrowing, Refusal, State};
 
 fn print(text: &str) -> Result<()> {
@@ -60,9 +60,9 @@ pub fn sources(json: bool, verbose: bool, hooks: &[String]) -> Result<()> {
 pub fn inspect(file: &Path) -> Result<()> {
     let files = Files::named(file).with_context(|| format!("cannot inspect {}", file.display()))?;
     let runtime = Runtime::new(Compiler::of_this_program(None))?;
-    let compiled = Compiled::new(&runtime, &files.plugin).with_context(|| file.display().to_string())?;
     let settings = file.with_extension("toml");
-    let grants = parse_settings(&settings, files.settings.as_deref())?.grants;
+    let Settings { limits, grants, .. } = parse_settings(&settings, files.settings.as_deref())?;
+    let compiled = Compiled::new(&runtime, &files.plugin, &limits).with_context(|| file.display().to_string())?;
     let description = &compiled.description;
     let mut text = format!("{}: a component of {} KiB\n", file.display(), files.plugin.len().div_ceil(1024));
     let mut line = |name: &str, value: String| {

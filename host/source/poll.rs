@@ -251,16 +251,20 @@ impl Reader {
 
     /// Delivers what is older. Whether there was anything.
     fn cut(&mut self, until: u64) -> bool {
-        let batch = {
+        let batches = {
             let pending = &mut *self.pending.borrow_mut();
             let until_epoch = if until == u64::MAX { until } else { pending.clock.time(until) };
             let batch = Batch::cut(&mut pending.columns, until_epoch);
             pending.delivered = pending.delivered.max(until);
-            pending.clock = clock::clock();
-            batch
+            let clock = clock::clock();
+            // Sums and gaps may wait with times of before. When the time of day has been set back it would take as long to reach those.
+            let rest = (!clock.agrees(&pending.clock)).then(|| Batch::cut(&mut pending.columns, u64::MAX));
+            pending.clock = clock;
+            [Some(batch), rest]
         };
-        let any = !batch.is_empty();
-        if any {
+        let mut any = false;
+        for batch in batches.into_iter().flatten().filter(|batch| !batch.is_empty()) {
+            any = true;
             (self.deliver)(batch);
         }
         any

@@ -13,7 +13,7 @@ use eunomia_host::compile::Compiler;
 use eunomia_host::config::parse_settings;
 use eunomia_host::event::clock::Clock;
 use eunomia_host::event::{Columns, Kind, decode};
-use eunomia_host::plugin::{Compiled, Grants, Runtime};
+use eunomia_host::plugin::{Compiled, Grants, Limits, Runtime};
 
 /// Rounds without EUNOMIA_FUZZ_SECONDS. Each plugin takes a process.
 const QUICK_ROUNDS: usize = 100_000;
@@ -158,7 +158,7 @@ fn the_loader_takes_or_refuses_any_plugin() {
     let mut corpus = corpus("plugin");
     corpus.push(fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/plugins/quiet.wasm")).unwrap());
     let (mut compiled, mut refused) = (0, 0);
-    let rounds = fuzz(&corpus, QUICK_PLUGIN_ROUNDS, |bytes| match Compiled::new(&runtime, bytes) {
+    let rounds = fuzz(&corpus, QUICK_PLUGIN_ROUNDS, |bytes| match Compiled::new(&runtime, bytes, &Limits::default()) {
         Ok(plugin) => {
             _ = plugin.check(&Grants::default());
             compiled += 1;

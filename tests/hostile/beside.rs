@@ -18,7 +18,7 @@ const MAX_DELAY: Duration = Duration::from_millis(50);
 
 /// Batches of events, how many each has, and how often one comes.
 const BATCHES: usize = 300;
-const EVENTS: usize = 10;
+pub const EVENTS: usize = 10;
 const EVERY: Duration = Duration::from_millis(2);
 
 /// How often a case is tried before it counts as late: other work of the machine delays everything, a plugin that harms others
@@ -69,28 +69,38 @@ pub fn settings(deed: &str, limits: Limits) -> Settings {
     Settings { config: format!(r#"{{"deed": "{deed}"}}"#), on_fault: OnFault::Stop, limits, ..Default::default() }
 }
 
-fn forks(sample: &Fork) -> Columns {
+pub fn forks(sample: &Fork) -> Columns {
     let time = event::now();
     Columns { fork: vec![Fork { time, ..sample.clone() }; EVENTS], ..Default::default() }
 }
 
-fn sample() -> Fork {
-    let (mut rest, mut columns) = (&include_bytes!("../fixtures/process.records")[..], Columns::default());
-    while columns.fork.is_empty() {
-        let length = u32::from_le_bytes(rest[..4].try_into().unwrap()) as usize;
-        decode(&rest[4..4 + length], &Clock::new(0, 0), &mut columns).unwrap();
-        rest = &rest[4 + length..];
-    }
-    columns.fork.remove(0)
+pub fn sample() -> Fork {
+    recorded().fork.remove(0)
 }
 
-/// Runs the plugin `name` with these settings beside json-log, which must get everything in time.
-pub async fn beside(name: &'static str, settings: &Settings) -> Outcome {
+/// What the kernel sent once.
+pub fn recorded() -> Columns {
+    let (mut rest, mut columns) = (&include_bytes!("../fixtures/process.records")[..], Columns::default());
+    while let Some((length, after)) = rest.split_at_checked(4) {
+        let (record, after) = after.split_at(u32::from_le_bytes(length.try_into().unwrap()) as usize);
+        decode(record, &Clock::new(0, 0), &mut columns).unwrap();
+        rest = after;
+    }
+    columns
+}
+
+/// Keeps what the host logs from now on.
+pub fn listen() {
     static START: Once = Once::new();
     START.call_once(|| {
         log::set_logger(&Logger).unwrap();
         log::set_max_level(log::LevelFilter::Info);
     });
+}
+
+/// Runs the plugin `name` with these settings beside json-log, which must get everything in time.
+pub async fn beside(name: &'static str, settings: &Settings) -> Outcome {
+    listen();
     for attempt in 1.. {
         LOG.lock().unwrap().retain(|line| !is_of(line, name));
         let outcome = try_beside(name, settings).await;

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use eunomia_host::compile::{Cache, Compiler};
-use eunomia_host::plugin::{Compiled, Runtime};
+use eunomia_host::plugin::{Compiled, Limits, Runtime};
 
 use crate::support::{Folder, plugin};
 use crate::wasm::renamed;
@@ -17,7 +17,7 @@ const NOTHING: &str = "/bin/false";
 
 fn load(program: &str, folder: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let runtime = Runtime::new(Compiler::new(Path::new(program), Some(Cache::open(folder)?)))?;
-    Compiled::new(&runtime, bytes).map(|_| ())
+    Compiled::new(&runtime, bytes, &Limits::default()).map(|_| ())
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

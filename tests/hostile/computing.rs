@@ -1,14 +1,15 @@
 //! Processor and memory: plugins that take more of either than they may.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use eunomia_host::dispatch::Where;
 use eunomia_host::event::Kind;
 use eunomia_host::plugin::{Limits, Settings};
 
-use super::beside::{Memory, assert_named_once, beside, log_of, misbehave, settings};
-use super::support::Folder;
+use super::beside::{Memory, assert_named_once, beside, listen, log_of, misbehave, recorded, settings};
 use super::support::line::Line;
+use super::support::{Folder, plugin};
 use super::wasm;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,4 +59,31 @@ async fn one_of_hundreds_of_memories_does_not_start() {
     let limits = Limits { parts: 400, memory_bytes: 64 << 20, ..Default::default() };
     let settings = Settings { limits, ..Default::default() };
     assert!(line.start_with(("memories", 0), &file, &settings, None).await.is_ok(), "where it is allowed, it runs");
+}
+
+/// A filter whose answer the host takes, and which then never comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_loops_when_its_answer_is_taken_is_stopped_alone() {
+    const BATCHES: u64 = 30;
+    listen();
+    let line = Line::new();
+    let (bad, member) = line
+        .start_with(("bad-post-return", 0), &misbehave(), &settings("loop-in-post-return", Limits::default()), None)
+        .await
+        .unwrap();
+    line.join(member).await;
+    let (good, member) = line.start(("json-log", 1), &plugin("json-log"), "{}", None).await.unwrap();
+    line.join(member).await;
+    for _ in 0..BATCHES {
+        let mut columns = recorded();
+        (columns.exit, columns.fork) = Default::default();
+        line.send(columns).await;
+    }
+    let execs = BATCHES * recorded().exec.len() as u64;
+    let outcome = line.finish(BTreeMap::from([("bad-post-return", bad), ("json-log", good)])).await;
+    assert_named_once("bad-post-return", "it ran for more than 50 ms in one call (limits.deadline_ms)");
+    let counts = &outcome.kinds["json-log"][&Kind::Exec];
+    assert_eq!((counts.seen, counts.filtered, counts.delivered), (execs, 0, execs), "what has no answer passes");
+    let bad = &outcome.plugins["bad-post-return"].counts;
+    assert_eq!(bad.passed.load(Ordering::Relaxed) + bad.unanswered.load(Ordering::Relaxed), execs);
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use eunomia_host::directory::{Change, Directory, Files};
 
+use crate::beside::misbehave;
 use crate::support::{Folder, Host, can_load_bpf, plugin};
 use crate::wasm::renamed;
 
@@ -418,4 +419,30 @@ fn a_new_version_that_cannot_run_leaves_the_old_one_running() {
     host.expect_log("a exchanged for its new version");
     sees_events(&mut host);
     host.stop();
+}
+
+/// A new version that starts and then fails: the one before is back, with the events that it wants and the new one does not.
+#[test]
+fn a_new_version_that_fails_soon_gives_its_place_back() {
+    if !can_load_bpf() {
+        return;
+    }
+    let folder = Folder::new("follow-back");
+    folder.put("p.wasm", &json_log());
+    let mut host = Host::start(&["--plugin-dir", folder.0.to_str().unwrap(), "--comm", "true"]);
+    sees_events(&mut host);
+    folder.put("p.toml", b"[config]\ndeed = 'trap'\n");
+    folder.put("p.wasm", &fs::read(misbehave()).unwrap());
+    host.expect_log("exchanged");
+    // It fails with the first system call of a program of that name, and wants to know of no ends.
+    Command::new("/bin/true").status().unwrap();
+    let line = host.expect_log("The version before is back");
+    assert!(line.contains("plugin p: its new version fails") && line.contains("it trapped"), "{line}");
+    host.expect_log("source tcp attached");
+    sees_events(&mut host);
+    let (_, summary) = host.stop();
+    let p = &summary["plugins"]["p"];
+    assert_eq!((&p["faults"], &p["state"]), (&1.into(), &"stopped".into()), "{summary}");
+    let lost = p["lost"].as_object().unwrap();
+    assert!(lost.keys().all(|place| place == "fault"), "only what the failed call had: {summary}");
 }

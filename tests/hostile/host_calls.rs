@@ -1,10 +1,18 @@
 //! Calls of the host: plugins that never come back from one, make too many, or hand over what they should not.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use eunomia_host::dispatch::Where;
+use eunomia_host::event::Kind;
 use eunomia_host::plugin::Limits;
 
-use super::beside::{Memory, assert_named_once, beside, log, log_of, settings};
+use super::beside::{
+    EVENTS, Memory, assert_named_once, beside, forks, listen, log, log_of, misbehave, sample, settings,
+};
+use super::support::line::Line;
+use super::support::plugin;
 
 /// What the host lets a plugin log and raise in the time of a case, which takes less than three seconds.
 const PERIODS: u64 = 4;
@@ -69,4 +77,28 @@ async fn a_flood_of_alerts_is_cut_to_the_allowance() {
     assert!((50..=50 * PERIODS).contains(&raised), "{raised} alerts");
     let shown = outcome.lines.iter().filter(|line| line.contains(r#""plugin":"bad-alerts""#)).count() as u64;
     assert_eq!(shown, 2 * raised, "once by the host, and once by json-log");
+}
+
+/// A plugin that is exchanged while it waits in a call of the host: what it had is counted, the new version gets the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_exchanged_in_the_middle_of_a_call_keeps_nothing_from_the_next() {
+    listen();
+    let line = Line::new();
+    let sleeps = settings("sleep", Limits::default());
+    let (mut old, member) = line.start_with(("bad-exchanged", 0), &misbehave(), &sleeps, None).await.unwrap();
+    line.join(member).await;
+    let sample = sample();
+    line.send(forks(&sample)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await; // It sleeps, for 300 ms at most.
+    let (new, member) = line.start(("bad-exchanged", 0), &plugin("json-log"), "{}", Some(&mut old)).await.unwrap();
+    line.join(member).await;
+    for _ in 0..10 {
+        line.send(forks(&sample)).await;
+    }
+    let outcome = line.finish(BTreeMap::from([("old", old), ("new", new)])).await;
+    let (old, new) = (&outcome.kinds["old"][&Kind::Fork], &outcome.kinds["new"][&Kind::Fork]);
+    let events = EVENTS as u64;
+    assert_eq!((old.seen, old.lost.get(&Where::Fault)), (events, Some(&events)), "{old:?}");
+    assert_eq!((new.seen, new.delivered), (10 * events, 10 * events), "{new:?}");
+    assert_named_once("bad-exchanged", "did not return within 300 ms");
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use eunomia_host::compile::CompileLimits;
 use eunomia_host::compile::Compiler;
-use eunomia_host::confine::{COMPILE_CPU_SECONDS, COMPILE_MEMORY_BYTES};
-use eunomia_host::plugin::{Compiled, Grants, Runtime};
+use eunomia_host::plugin::{Compiled, Grants, Limits, Runtime};
 
 use crate::support::{Folder, Host, can_load_bpf, plugin};
 use crate::wasm::{COMPONENT, importing, large_to_compile, slow_to_compile};
@@ -20,7 +20,11 @@ fn runtime() -> Runtime {
 
 /// Why bytes are refused, by the host's own words.
 fn refusal(bytes: &[u8]) -> String {
-    let error = Compiled::new(&runtime(), bytes).and_then(|compiled| compiled.check(&Grants::default()));
+    refusal_within(bytes, &Limits::default())
+}
+
+fn refusal_within(bytes: &[u8], limits: &Limits) -> String {
+    let error = Compiled::new(&runtime(), bytes, limits).and_then(|compiled| compiled.check(&Grants::default()));
     format!("{:#}", error.expect_err("it is refused"))
 }
 
@@ -63,7 +67,7 @@ fn what_is_no_plugin_is_named_with_the_remedy() {
 #[test]
 fn code_that_is_compiled_already_is_never_run() {
     let input = fs::File::open(plugin("quiet")).unwrap();
-    let output = Command::new(HOST).arg("compile").stdin(input).output().unwrap();
+    let output = Command::new(HOST).args(["compile", "2147483648", "30"]).stdin(input).output().unwrap();
     assert!(output.status.success() && output.stdout.starts_with(b"\x7fELF"), "{}", output.status);
     assert!(refusal(&output.stdout).contains("precompiled code (ELF)"));
 }
@@ -84,10 +88,26 @@ fn what_this_host_lacks_is_named() {
 
 #[test]
 fn a_component_that_takes_too_much_memory_to_compile_is_refused() {
-    let start = Instant::now();
-    let refusal = refusal(&large_to_compile());
-    let limit = format!("more than {} MiB", COMPILE_MEMORY_BYTES >> 20);
-    assert!(refusal.contains(&limit) && start.elapsed() < Duration::from_secs(60), "{refusal}");
+    for memory_bytes in [CompileLimits::default().memory_bytes, 512 << 20] {
+        let compile = CompileLimits { memory_bytes, ..Default::default() };
+        let start = Instant::now();
+        let refusal = refusal_within(&large_to_compile(), &Limits { compile, ..Default::default() });
+        let limit = format!("more than {} MiB", memory_bytes >> 20);
+        assert!(refusal.contains(&limit) && start.elapsed() < Duration::from_secs(60), "{refusal}");
+    }
+}
+
+#[test]
+fn a_component_that_is_larger_than_its_settings_allow_is_refused() {
+    let bytes = fs::read(plugin("quiet")).unwrap();
+    let limits = Limits { component_bytes: bytes.len() as u64 - 1, ..Default::default() };
+    let refusal = refusal_within(&bytes, &limits);
+    assert!(
+        refusal.contains(&format!("{} bytes", bytes.len())) && refusal.contains("limits.component_bytes"),
+        "{refusal}"
+    );
+    let limits = Limits { component_bytes: bytes.len() as u64, ..Default::default() };
+    assert!(Compiled::new(&runtime(), &bytes, &limits).is_ok());
 }
 
 /// How many seccomp filters a process has, by its status.
@@ -110,7 +130,7 @@ fn compiling(parent: u32) -> String {
                 let arguments = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
                 let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
                 // With a filter of its own in place, beside the host's, it has given up the rest as well.
-                if arguments.ends_with(b"compile\0") && filters(&status) > own {
+                if arguments.windows(9).any(|part| part == b"\0compile\0") && filters(&status) > own {
                     return child.to_owned();
                 }
             }
@@ -122,7 +142,10 @@ fn compiling(parent: u32) -> String {
 
 #[test]
 fn a_component_that_takes_too_long_to_compile_is_refused_and_its_process_can_do_nothing_else() {
-    let refused = std::thread::spawn(|| refusal(&slow_to_compile()));
+    const SECONDS: u64 = 5;
+    let compile = CompileLimits { cpu_seconds: SECONDS, ..Default::default() };
+    let limits = Limits { compile, ..Default::default() };
+    let refused = std::thread::spawn(move || refusal_within(&slow_to_compile(), &limits));
     let child = compiling(std::process::id());
     let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap();
     let fact = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
@@ -146,7 +169,7 @@ fn a_component_that_takes_too_long_to_compile_is_refused_and_its_process_can_do_
     }
     let refusal = refused.join().unwrap();
     // A busy machine may not give it so much of a processor in the time that it has.
-    let limits = [format!("more than {COMPILE_CPU_SECONDS} s of a processor"), "and was stopped".to_owned()];
+    let limits = [format!("more than {SECONDS} s of a processor"), "and was stopped".to_owned()];
     assert!(limits.iter().any(|limit| refusal.contains(limit)), "{refusal}");
     assert!(!Path::new("/proc").join(child).exists(), "it has ended");
 }

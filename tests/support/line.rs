@@ -11,7 +11,7 @@ use eunomia_host::dispatch::{
 };
 use eunomia_host::event::{self, Batch, Columns, Kind};
 use eunomia_host::output::{self, AlertFormat, Writer};
-use eunomia_host::plugin::{Compiled, Outlets, Plugin, Runtime, Settings};
+use eunomia_host::plugin::{Compiled, Limits, Outlets, Plugin, Runtime, Settings};
 use eunomia_host::wit::container_registry::Cgroup;
 use serde_json::Value;
 use tokio::sync::mpsc::Sender;
@@ -112,7 +112,7 @@ impl Line {
     }
 
     pub fn compile(&self, path: &Path) -> anyhow::Result<Compiled> {
-        Compiled::new(&self.runtime, &std::fs::read(path).unwrap())
+        Compiled::new(&self.runtime, &std::fs::read(path).unwrap(), &Limits::default())
     }
 
     /// The same with what was compiled before, at the first place.
