@@ -22,7 +22,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use wasmtime_wasi_http::io::TokioIo;
 
@@ -169,7 +169,9 @@ async fn answer(
 async fn scrape(scrapes: &mpsc::Sender<Scrape>) -> Option<String> {
     let (reply, families) = oneshot::channel();
     scrapes.send(reply).await.ok()?;
-    text(families.await.ok()?).ok()
+    let families = families.await.ok()?;
+    // Of a thousand plugins it takes so long that plugins would wait for this thread.
+    spawn_blocking(|| text(families)).await.ok()?.ok()
 }
 
 /// All families as text.
