@@ -140,8 +140,9 @@ impl Limiter {
         let used = self.used.saturating_add(desired.saturating_sub(current));
         let granted = used <= self.limit;
         if granted {
+            // A difference: for a moment, the last instance may still be there beside this one.
+            self.counts.memory_bytes.fetch_add((used - self.used) as u64, Ordering::Relaxed);
             self.used = used;
-            self.counts.memory_bytes.store(used as u64, Ordering::Relaxed);
         } else {
             self.refused.store(true, Ordering::Relaxed);
         }
@@ -151,7 +152,7 @@ impl Limiter {
 
 impl Drop for Limiter {
     fn drop(&mut self) {
-        self.counts.memory_bytes.store(0, Ordering::Relaxed);
+        self.counts.memory_bytes.fetch_sub(self.used as u64, Ordering::Relaxed);
     }
 }
 
