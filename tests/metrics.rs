@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use support::{Folder, Host, can_load_bpf, plugin};
@@ -17,6 +18,9 @@ const LONG: Duration = Duration::from_secs(20);
 
 /// Programs that are started.
 const RUNS: u64 = 500;
+
+/// How often figures are looked at while they change.
+const SCRAPES: usize = 30;
 
 /// Sends bytes to a host and reads what it answers.
 fn send(address: &str, request: &[u8]) -> String {
@@ -110,6 +114,46 @@ fn a_scrape_tells_the_exact_figures_while_the_host_runs() {
     let (lines, summary) = host.stop();
     assert_eq!(lines.len() as u64, 2 * RUNS);
     assert_eq!(summary["plugins"]["json-log"]["delivered"], 2 * RUNS);
+}
+
+#[test]
+fn every_scrape_adds_up_while_events_come_by_the_hundred_thousand() {
+    if !can_load_bpf() {
+        return;
+    }
+    let (count, quiet) = (plugin("count"), plugin("quiet"));
+    let plugins = ["--plugin", quiet.to_str().unwrap(), "--plugin", count.to_str().unwrap()];
+    let (host, address) = host(&[&plugins[..], &["--events", "syscall,syscall-return,exec"]].concat());
+    let (over, start) = (AtomicBool::new(false), Instant::now());
+    let mut most_waiting = 0.0_f64;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // It ends even where the test has failed.
+            while !over.load(Ordering::Relaxed) && start.elapsed() < 2 * LONG {
+                (0..1000).for_each(|_| _ = rustix::process::getppid());
+            }
+        });
+        for _ in 0..SCRAPES {
+            let all = scrape(&address);
+            for kind in ["syscall", "syscall-return", "exec"] {
+                let labels = ["plugin=\"count\"", &format!("kind=\"{kind}\"")];
+                let of = |what: &str| sum(&all, &format!("eunomia_plugin_{what}"), &labels);
+                let (seen, waiting) = (of("seen_events_total"), of("waiting_events"));
+                let settled = ["filtered", "delivered", "lost"].map(|fate| of(&format!("{fate}_events_total")));
+                assert_eq!(seen, settled.iter().sum::<f64>() + waiting, "{kind}");
+                most_waiting = most_waiting.max(waiting);
+            }
+            for source in ["source=\"syscall\"", "source=\"process\""] {
+                let of = |fate| sum(&all, &format!("eunomia_source_{fate}_events_total"), &[source]);
+                assert!(of("seen") >= of("filtered") + of("delivered") + of("lost"), "{source}: {all:?}");
+            }
+        }
+        let calls = || sum(&scrape(&address), "eunomia_source_seen_events_total", &["source=\"syscall\""]);
+        until("the storm is one", || calls() > 100_000.0);
+        over.store(true, Ordering::Relaxed);
+    });
+    assert!(most_waiting > 0.0, "no scrape fell into the storm");
+    host.stop();
 }
 
 #[test]

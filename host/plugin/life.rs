@@ -46,6 +46,8 @@ pub struct CallCounts {
     pub calls: AtomicU64,
     /// Calls that failed, each the end of an instance.
     pub faults: AtomicU64,
+    /// Fresh instances after a fault.
+    pub restarts: AtomicU64,
     /// Alerts raised.
     pub alerts: AtomicU64,
     /// Alerts beyond the allowance, which nobody saw.
@@ -291,6 +293,7 @@ impl Life {
             match self.blueprint.start().await {
                 Ok(instance) => {
                     self.instance = Some(instance);
+                    self.connections.counts.restarts.fetch_add(1, Ordering::Relaxed);
                     return self.say_state("running");
                 }
                 Err(error) => fault = Fault::new(format!("{error:#}")),

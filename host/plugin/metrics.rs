@@ -205,14 +205,26 @@ impl CallTimes {
         self.sum_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
+    /// Adds them to a sum.
+    pub fn add_to(&self, sum: &mut CallTimesSum) {
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        sum.counts.iter_mut().zip(counts).for_each(|(all, count)| *all += count);
+        sum.sum_ns += self.sum_ns.load(Ordering::Relaxed);
+    }
+}
+
+/// How long calls took, of all versions of a plugin.
+#[derive(Clone, Default, Debug)]
+pub struct CallTimesSum {
+    counts: [u64; CALL_BOUNDS_US.len() + 1],
+    sum_ns: u64,
+}
+
+impl CallTimesSum {
     /// As a histogram of seconds.
     pub fn histogram(&self) -> Value {
         let bounds = CALL_BOUNDS_US.iter().map(|bound| *bound as f64 / 1e6).chain([f64::INFINITY]);
-        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
-        Value::Histogram {
-            sum: self.sum_ns.load(Ordering::Relaxed) as f64 / 1e9,
-            buckets: bounds.zip(counts).collect(),
-        }
+        Value::Histogram { sum: self.sum_ns as f64 / 1e9, buckets: bounds.zip(self.counts).collect() }
     }
 }
 
@@ -279,8 +291,10 @@ mod tests {
     fn calls_are_counted_by_their_time() {
         let times = CallTimes::default();
         [3, 10, 11, 2_000_000].into_iter().for_each(|us| times.observe(Duration::from_micros(us)));
-        let Value::Histogram { sum, buckets } = times.histogram() else { panic!("it is a histogram") };
-        assert_eq!(sum, 2.000_024);
-        assert_eq!(buckets.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [2, 1, 0, 0, 0, 0, 1]);
+        let mut versions = CallTimesSum::default();
+        (0..2).for_each(|_| times.add_to(&mut versions));
+        let Value::Histogram { sum, buckets } = versions.histogram() else { panic!("it is a histogram") };
+        assert_eq!(sum, 4.000_048);
+        assert_eq!(buckets.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [4, 2, 0, 0, 0, 0, 2]);
     }
 }

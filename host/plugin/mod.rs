@@ -30,6 +30,7 @@ pub use grants::{Address, Grants, Upstream};
 pub use life::{CallCounts, OnFault};
 pub use limits::Limits;
 pub use machine_code::compile;
+pub use metrics::CallTimesSum;
 pub use services::Outlets;
 
 use crate::dispatch::{CGROUP_KINDS, Filter, Member, Place, Queue};

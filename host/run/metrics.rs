@@ -64,17 +64,9 @@ impl Figures {
         let labels = [label("plugin", &*plugin.name)];
         let state = with(&labels, "state", plugin.state());
         all.put("eunomia_plugin_state", "What a plugin is doing; 1 for its state.", state, Value::Gauge(1.0));
-        let waiting: u64 = plugin.queue.counts().values().map(|counts| counts.waiting).sum();
-        let help = "Events that wait for a plugin, or are being handled.";
-        all.put("eunomia_plugin_waiting_events", help, labels.to_vec(), Value::Gauge(waiting as f64));
         let memory = plugin.counts.memory_bytes.load(Ordering::Relaxed) as f64;
         let help = "Memories and tables of a plugin.";
         all.put("eunomia_plugin_memory_bytes", help, labels.to_vec(), Value::Gauge(memory));
-        let help = "Time of a plugin's calls, those that failed included.";
-        all.put("eunomia_plugin_call_seconds", help, labels.to_vec(), plugin.counts.times.histogram());
-        let refused = plugin.counts.metrics.refused.load(Ordering::Relaxed);
-        let help = "Calls about a plugin's own metrics that were refused.";
-        all.count("eunomia_plugin_metrics_refused", help, labels.to_vec(), refused);
         for ((name, own), value) in plugin.counts.metrics.all() {
             let (family, help) = match value {
                 Value::Counter(_) | Value::Sum(_) => ("eunomia_plugin_counter", "Counters of plugins' own, by name."),
@@ -103,16 +95,26 @@ impl Figures {
                 let count = counts.lost.get(&place).copied().unwrap_or(0);
                 all.count("eunomia_plugin_lost_events", help, with(&labels, "where", place.name()), count);
             }
+            let help = "Events that wait for a plugin, or are being handled.";
+            all.put("eunomia_plugin_waiting_events", help, labels, Value::Gauge(counts.waiting as f64));
         }
         for (name, help, count) in [
             ("eunomia_plugin_calls", "Calls of a plugin that returned.", plugin.calls),
             ("eunomia_plugin_faults", "Calls of a plugin that failed.", plugin.faults),
+            ("eunomia_plugin_restarts", "Fresh instances of a plugin after a fault.", plugin.restarts),
             ("eunomia_plugin_alerts", "Alerts that a plugin raised.", plugin.alerts),
             ("eunomia_plugin_lost_alerts", "Alerts beyond a plugin's allowance.", plugin.alerts_lost),
             ("eunomia_plugin_lost_log_lines", "Log lines beyond a plugin's allowance.", plugin.log_lines_lost),
+            (
+                "eunomia_plugin_metrics_refused",
+                "Calls about a plugin's own metrics that were refused.",
+                plugin.metrics_refused,
+            ),
         ] {
             all.count(name, help, labels.to_vec(), count);
         }
+        let help = "Time of a plugin's calls, those that failed included.";
+        all.put("eunomia_plugin_call_seconds", help, labels.to_vec(), plugin.call_times.histogram());
         let filter = &plugin.filter;
         for (answer, count) in [("pass", filter.passed), ("drop", filter.dropped), ("none", filter.unanswered)]
             .into_iter()

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::dispatch::{DispatchCounts, INBOX, Where};
 use crate::event::Kind;
-use crate::plugin::Plugin;
+use crate::plugin::{CallTimesSum, Plugin};
 use crate::source::SourceCounts;
 
 /// The whole run. Serialised, it is what `--summary` writes.
@@ -48,7 +48,14 @@ pub struct PluginSummary {
     pub(super) alerts_lost: u64,
     #[serde(skip_serializing_if = "is_zero")]
     pub(super) log_lines_lost: u64,
+    /// Calls about metrics of its own that were answered with an error.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) metrics_refused: u64,
     pub(super) faults: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) restarts: u64,
+    #[serde(skip)]
+    pub(super) call_times: CallTimesSum,
     /// The same by kind.
     pub(super) kinds: BTreeMap<&'static str, KindSummary>,
     #[serde(skip_serializing_if = "FilterSummary::is_unused")]
@@ -56,13 +63,15 @@ pub struct PluginSummary {
     pub(super) state: &'static str,
 }
 
-/// What became of a plugin's events of one kind: `seen = filtered + delivered + lost`.
+/// What became of a plugin's events of one kind: `seen = filtered + delivered + lost`, and while it runs some wait besides.
 #[derive(Serialize, Default, Clone, Debug)]
 pub struct KindSummary {
     pub(super) seen: u64,
     pub(super) filtered: u64,
     pub(super) delivered: u64,
     pub(super) lost: BTreeMap<Where, u64>,
+    #[serde(skip)]
+    pub(super) waiting: u64,
 }
 
 /// What a plugin did as a filter.
@@ -95,6 +104,7 @@ impl PluginSummary {
             of_kind.seen += counts.seen;
             of_kind.filtered += counts.filtered;
             of_kind.delivered += counts.delivered;
+            of_kind.waiting += counts.waiting;
             for (place, count) in counts.lost.into_iter().filter(|(_, count)| *count > 0) {
                 *self.lost.entry(place).or_default() += count;
                 *of_kind.lost.entry(place).or_default() += count;
@@ -106,6 +116,9 @@ impl PluginSummary {
         self.alerts += calls.alerts.load(Ordering::Relaxed);
         self.alerts_lost += calls.alerts_lost.load(Ordering::Relaxed);
         self.log_lines_lost += calls.log_lines_lost.load(Ordering::Relaxed);
+        self.metrics_refused += calls.metrics.refused.load(Ordering::Relaxed);
+        self.restarts += calls.restarts.load(Ordering::Relaxed);
+        calls.times.add_to(&mut self.call_times);
         self.filter.passed += calls.passed.load(Ordering::Relaxed);
         self.filter.dropped += calls.dropped.load(Ordering::Relaxed);
         self.filter.unanswered += calls.unanswered.load(Ordering::Relaxed);
@@ -198,6 +211,7 @@ impl Summary {
                 ("alerts", plugin.alerts),
                 ("alerts lost", plugin.alerts_lost),
                 ("log lines lost", plugin.log_lines_lost),
+                ("metrics refused", plugin.metrics_refused),
                 ("faults", plugin.faults),
                 ("dropped", plugin.filter.dropped),
             ] {
