@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -21,7 +22,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use wasmtime_wasi_http::io::TokioIo;
@@ -105,6 +106,8 @@ impl Listener {
     /// Serves metrics, each time as they are then, until the run time ends.
     pub fn serve(self, scrapes: mpsc::Sender<Scrape>) -> Result<()> {
         let listener = tokio::net::TcpListener::from_std(self.0)?;
+        // One answer is made at a time, however many ask.
+        let scrapes = Arc::new(Mutex::new(scrapes));
         tokio::spawn(async move {
             let mut connections: VecDeque<AbortHandle> = VecDeque::new();
             loop {
@@ -138,7 +141,7 @@ impl fmt::Display for Listener {
     }
 }
 
-async fn serve_one(socket: TcpStream, scrapes: mpsc::Sender<Scrape>) {
+async fn serve_one(socket: TcpStream, scrapes: Arc<Mutex<mpsc::Sender<Scrape>>>) {
     let service = service_fn(|request| answer(request, &scrapes));
     let mut server = http1::Builder::new();
     // A connection for each request: nobody keeps a place for the next.
@@ -149,7 +152,7 @@ async fn serve_one(socket: TcpStream, scrapes: mpsc::Sender<Scrape>) {
 
 async fn answer(
     request: Request<Incoming>,
-    scrapes: &mpsc::Sender<Scrape>,
+    scrapes: &Mutex<mpsc::Sender<Scrape>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (status, text) = match (request.method(), request.uri().path()) {
         (&Method::GET, PATH) => match scrape(scrapes).await {
@@ -166,7 +169,8 @@ async fn answer(
     Ok(response)
 }
 
-async fn scrape(scrapes: &mpsc::Sender<Scrape>) -> Option<String> {
+async fn scrape(scrapes: &Mutex<mpsc::Sender<Scrape>>) -> Option<String> {
+    let scrapes = scrapes.lock().await;
     let (reply, families) = oneshot::channel();
     scrapes.send(reply).await.ok()?;
     let families = families.await.ok()?;
