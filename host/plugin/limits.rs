@@ -60,6 +60,10 @@ pub const ALERTS_PER_SECOND: u64 = 1_000;
 /// Metrics of its own, each combination of labels being one, that a plugin may have unless its settings say otherwise.
 pub const METRICS: u64 = 1_000;
 
+/// What names and labels of a plugin's own metrics may take, as often as they are served: those of a histogram come once for each
+/// bound. A thousand metrics of the usual length; it bounds what a scrape of many plugins takes, whatever they do.
+pub const METRIC_BYTES: usize = 128 << 10;
+
 /// What a table's element costs the host.
 const TABLE_ELEMENT_BYTES: usize = 8;
 

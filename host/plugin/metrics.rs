@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use super::limits::METRIC_BYTES;
 use crate::output::Value;
 use crate::wit::metrics::Label;
 
@@ -44,6 +45,8 @@ pub struct Metrics {
 struct Inner {
     values: BTreeMap<Key, Value>,
     bounds: BTreeMap<String, Vec<f64>>,
+    /// What names and labels take as often as they are served.
+    bytes: usize,
 }
 
 impl Metrics {
@@ -132,9 +135,28 @@ impl Metrics {
             let bounds = inner.bounds.get(&key.0).map_or(&BOUNDS[..], Vec::as_slice);
             *buckets = bounds.iter().copied().chain([f64::INFINITY]).map(|bound| (bound, 0)).collect();
         }
+        let bytes = inner.bytes + served_bytes(&key, &value);
+        if bytes > METRIC_BYTES {
+            return Err(format!(
+                "{}: names and labels of the plugin's metrics take more than {METRIC_BYTES} bytes, those of a histogram once \
+                 for each bound; use shorter ones, labels of fewer values, or fewer bounds",
+                key.0
+            ));
+        }
+        inner.bytes = bytes;
         change(&mut value);
         inner.values.insert(key, value);
         Ok(())
+    }
+}
+
+/// What a metric's name and labels take where it is served.
+fn served_bytes((name, labels): &Key, value: &Value) -> usize {
+    let once = name.len() + labels.iter().map(|(label, value)| label.len() + value.len()).sum::<usize>();
+    match value {
+        // A line for each bucket, for their sum and for their number.
+        Value::Histogram { buckets, .. } => once * (buckets.len() + 2),
+        _ => once,
     }
 }
 
@@ -285,6 +307,32 @@ mod tests {
         assert!(add("a", vec![label("b", "2")]).contains("limits.metrics"));
         metrics.add("a".into(), vec![label("b", "1")], 1, 2).unwrap();
         assert_eq!(metrics.all().len(), 2);
+    }
+
+    #[test]
+    fn long_labels_and_many_bounds_are_bounded_whatever_the_number_allowed() {
+        let metrics = Metrics::default();
+        let long: Vec<Label> = (1..8).map(|number| label(&format!("l{number}"), &"x".repeat(128))).collect();
+        let bytes = "calls".len() + 7 * (2 + 128);
+        let mut taken = 0;
+        let error = loop {
+            let labels = [&[label("n", &format!("{taken:03}"))][..], &long].concat();
+            match metrics.add("calls".into(), labels, 1, u64::MAX) {
+                Ok(()) => taken += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(taken, METRIC_BYTES / (bytes + 4), "{error}");
+        assert!(error.contains("use shorter ones"), "{error}");
+
+        let metrics = Metrics::default();
+        metrics.bound("time".into(), (0..32).map(f64::from).collect()).unwrap();
+        let observe = |of: usize| metrics.observe("time".into(), vec![label("of", &format!("{of:04}"))], 1.0, u64::MAX);
+        // 33 buckets, the sum and the number.
+        let fit = METRIC_BYTES / (35 * "timeof0000".len());
+        (0..fit).for_each(|of| observe(of).unwrap());
+        assert!(observe(fit).unwrap_err().contains("fewer bounds"));
+        observe(0).unwrap();
     }
 
     #[test]
