@@ -165,6 +165,8 @@ fn a_plugins_own_metrics_are_served_within_its_limits_and_every_name_is_document
     fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fixtures/misbehave.wasm"), folder.0.join("flood.wasm"))
         .unwrap();
     fs::write(folder.0.join("flood.toml"), "[config]\ndeed = 'metric-flood'\n[limits]\nmetrics = 300\n").unwrap();
+    fs::copy(folder.0.join("flood.wasm"), folder.0.join("fails.wasm")).unwrap();
+    fs::write(folder.0.join("fails.toml"), "[config]\ndeed = 'trap'\n").unwrap();
     fs::copy(plugin("tcp-log"), folder.0.join("tcp-log.wasm")).unwrap();
     let (mut host, address) = host(&["--plugin-dir", folder.0.to_str().unwrap()]);
     Command::new("/bin/true").status().unwrap();
@@ -177,6 +179,14 @@ fn a_plugins_own_metrics_are_served_within_its_limits_and_every_name_is_document
     let own = all.keys().filter(|name| name.starts_with("eunomia_plugin_counter_total") && name.contains(flood[0]));
     assert_eq!(own.count(), 300);
     assert!(all.contains_key("eunomia_plugin_counter_total{plugin=\"flood\",name=\"flood\",number=\"7\\\"} 1\\n\"}"));
+    let fails = ["plugin=\"fails\""];
+    until("one that fails is started again", || {
+        Command::new("/bin/true").status().unwrap();
+        let all = scrape(&address);
+        let of = |what: &str| sum(&all, &format!("eunomia_plugin_{what}_total"), &fails);
+        let lost = sum(&all, "eunomia_plugin_lost_events_total", &["plugin=\"fails\"", "where=\"fault\""]);
+        of("restarts") >= 1.0 && of("faults") >= of("restarts") && lost >= of("faults")
+    });
     let line = host.expect_log("a metric is refused");
     assert!(line.contains("plugin flood") && line.contains("limits.metrics"), "{line}");
 
