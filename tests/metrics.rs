@@ -20,7 +20,7 @@ const LONG: Duration = Duration::from_secs(20);
 const RUNS: u64 = 500;
 
 /// How often figures are looked at while they change.
-const SCRAPES: usize = 30;
+const SCRAPES: usize = 200;
 
 /// Sends bytes to a host and reads what it answers.
 fn send(address: &str, request: &[u8]) -> String {
