@@ -174,11 +174,11 @@ fn a_plugins_own_metrics_are_served_within_its_limits_and_every_name_is_document
     until("it floods", || sum(&scrape(&address), "eunomia_plugin_metrics_refused_total", &flood) > 0.0);
     // Scrapes are connections themselves.
     let connected = ["plugin=\"tcp-log\"", "name=\"connections\"", "outcome=\"connected\""];
-    until("connections are counted", || sum(&scrape(&address), "eunomia_plugin_counter_total", &connected) > 1.0);
+    until("connections are counted", || sum(&scrape(&address), "eunomia_plugin_own_total", &connected) > 1.0);
     let all = scrape(&address);
-    let own = all.keys().filter(|name| name.starts_with("eunomia_plugin_counter_total") && name.contains(flood[0]));
+    let own = all.keys().filter(|name| name.starts_with("eunomia_plugin_own_total") && name.contains(flood[0]));
     assert_eq!(own.count(), 300);
-    assert!(all.contains_key("eunomia_plugin_counter_total{plugin=\"flood\",name=\"flood\",number=\"7\\\"} 1\\n\"}"));
+    assert!(all.contains_key("eunomia_plugin_own_total{plugin=\"flood\",name=\"flood\",number=\"7\\\"} 1\\n\"}"));
     let fails = ["plugin=\"fails\""];
     until("one that fails is started again", || {
         Command::new("/bin/true").status().unwrap();
@@ -202,7 +202,8 @@ fn a_plugins_own_metrics_are_served_within_its_limits_and_every_name_is_document
     let missing: Vec<_> = served.difference(&named).collect();
     assert!(missing.is_empty(), "docs/metrics.md does not name {missing:?}");
     // Those need a filter's answer, a plugin's gauge or histogram, or statistics that the kernel keeps only when asked.
-    let elsewhere = ["eunomia_plugin_filter_events_total", "eunomia_plugin_gauge", "eunomia_plugin_histogram"];
+    let elsewhere =
+        ["eunomia_plugin_filter_events_total", "eunomia_plugin_own_value", "eunomia_plugin_own_observations"];
     let gone: Vec<_> = named.difference(&served).filter(|name| !elsewhere.contains(&name.as_str())).collect();
     assert!(gone.is_empty(), "docs/metrics.md names {gone:?}, which are not served");
     let dashboard = names(&fs::read_to_string(docs.join("grafana.json")).unwrap());

@@ -69,9 +69,9 @@ impl Figures {
         all.put("eunomia_plugin_memory_bytes", help, labels.to_vec(), Value::Gauge(memory));
         for ((name, own), value) in plugin.counts.metrics.all() {
             let (family, help) = match value {
-                Value::Counter(_) | Value::Sum(_) => ("eunomia_plugin_counter", "Counters of plugins' own, by name."),
-                Value::Gauge(_) => ("eunomia_plugin_gauge", "Gauges of plugins' own, by name."),
-                Value::Histogram { .. } => ("eunomia_plugin_histogram", "Histograms of plugins' own, by name."),
+                Value::Counter(_) | Value::Sum(_) => ("eunomia_plugin_own", "Counters of plugins' own, by name."),
+                Value::Gauge(_) => ("eunomia_plugin_own_value", "Gauges of plugins' own, by name."),
+                Value::Histogram { .. } => ("eunomia_plugin_own_observations", "Histograms of plugins' own, by name."),
             };
             let own = own.into_iter().map(|(name, value)| (name.into(), value.into()));
             all.put(family, help, with(&labels, "name", name).into_iter().chain(own).collect(), value);
