@@ -190,6 +190,18 @@ fn a_plugins_own_metrics_are_served_within_its_limits_and_every_name_is_document
     let line = host.expect_log("a metric is refused");
     assert!(line.contains("plugin flood") && line.contains("limits.metrics"), "{line}");
 
+    // Another version takes its place, which has no metrics; what was counted of the name goes on.
+    let lasting = |all: &BTreeMap<String, f64>| {
+        let names = ["calls_total", "call_seconds_count", "metrics_refused_total", "seen_events_total"];
+        names.map(|name| sum(all, &format!("eunomia_plugin_{name}"), &flood))
+    };
+    let before = lasting(&scrape(&address));
+    fs::remove_file(folder.0.join("flood.toml")).unwrap();
+    folder.put("flood.wasm", &fs::read(plugin("exec-stats")).unwrap());
+    until("the other version is there", || sum(&scrape(&address), "eunomia_plugin_own_total", &flood) == 0.0);
+    let after = lasting(&scrape(&address));
+    assert!(before.iter().zip(after).all(|(before, after)| after >= *before), "{before:?}, then {after:?}");
+
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     let page = fs::read_to_string(docs.join("metrics.md")).unwrap();
     let named: BTreeSet<String> = names(&page);
