@@ -9,7 +9,7 @@ C_PLUGIN := target/fixtures/c-plugin.wasm
 CALLS := target/fixtures/calls
 TESTS := $(notdir $(basename $(wildcard tests/*.rs)) $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs)))
 # Those that start thousands of processes on the running kernel.
-STORMS := adversity containers files kernel metrics power scale seccomp source sources
+STORMS := adversity containers files kernel metrics narrow power scale seccomp source sources
 STATIC := target/static/eunomia-host
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 

@@ -32,8 +32,11 @@ impl Random {
     }
 }
 
+/// The processes that make calls in turn.
+const PROCESSES: u64 = 5;
+
 fn syscall(time: u64) -> syscall_flat {
-    syscall_flat { time, number: 39, ..Default::default() }
+    syscall_flat { time, number: 39, pid: (time % PROCESSES) as u32 + 1, ..Default::default() }
 }
 
 fn alert(time: u64) -> RaisedAlert {
@@ -207,7 +210,12 @@ impl Fake {
     fn start(random: &mut Random, name: &str) -> (Fake, Member) {
         let wanted: KindSet =
             [Kind::Syscall, Kind::Alert, Kind::Gap].into_iter().filter(|_| !random.one_in(4)).collect();
-        let queue = Arc::new(Queue::new(wanted, random.below(100) + 1, u64::MAX));
+        let mut pids: Vec<u32> = (1..=PROCESSES as u32).filter(|_| random.one_in(2)).collect();
+        if random.one_in(2) {
+            pids.clear();
+        }
+        let queue = Queue::new(wanted, random.below(100) + 1, u64::MAX);
+        let queue = Arc::new(queue.narrowed_to(Only { pids, ..Default::default() }));
         let (asks, requests) = mpsc::channel(1);
         let filters = random.one_in(3);
         let member = Member {
@@ -280,7 +288,9 @@ async fn a_dispatcher_accounts_for_every_event_while_plugins_come_fail_are_excha
         let (processes, containers) = (Processes::new(Box::new(|_| None)), Containers::new(tree, None));
         let (dispatcher, messages, inbox) = Dispatcher::new(Arc::new(processes), Arc::new(containers), Only::default());
         let dispatched = tokio::spawn(dispatcher.run());
-        let (mut fakes, mut now) = (Vec::new(), 0);
+        let (mut fakes, mut now) = (Vec::<Fake>::new(), 0);
+        // Who stands in the line, and how many system calls each must have seen.
+        let (mut line, mut expected) = (BTreeMap::<String, usize>::new(), Vec::<u64>::new());
         let (mut sent, mut raised) = (BTreeMap::<Kind, u64>::new(), 0);
         for _ in 0..300 {
             let message = match random.below(12) {
@@ -288,10 +298,16 @@ async fn a_dispatcher_accounts_for_every_event_while_plugins_come_fail_are_excha
                     // Also with the name of one that is there, which it then takes the place of.
                     let name = format!("p{}", random.below(5));
                     let (fake, member) = Fake::start(&mut random, &name);
+                    line.insert(name, fakes.len());
                     fakes.push(fake);
+                    expected.push(0);
                     Message::Join(Box::new(member))
                 }
-                1 => Message::Leave(format!("p{}", random.below(5)).as_str().into()),
+                1 => {
+                    let name = format!("p{}", random.below(5));
+                    line.remove(&name);
+                    Message::Leave(name.as_str().into())
+                }
                 2 => {
                     inbox.put(alert(now));
                     raised += 1;
@@ -301,6 +317,13 @@ async fn a_dispatcher_accounts_for_every_event_while_plugins_come_fail_are_excha
                     let batch = Batch::cut(&mut columns(&mut random, 60, &mut now), u64::MAX);
                     for kind in Kind::ALL.iter().filter(|kind| batch.columns.count(**kind) > 0) {
                         *sent.entry(*kind).or_default() += batch.columns.count(*kind) as u64;
+                    }
+                    for number in line.values() {
+                        let queue = &fakes[*number].queue;
+                        let pids = &queue.only().pids;
+                        let calls = batch.columns.syscall.iter().filter(|_| queue.wanted().has(Kind::Syscall));
+                        expected[*number] +=
+                            calls.filter(|call| pids.is_empty() || pids.contains(&call.pid)).count() as u64;
                     }
                     Message::Batch(Box::new(batch))
                 }
@@ -314,12 +337,14 @@ async fn a_dispatcher_accounts_for_every_event_while_plugins_come_fail_are_excha
         assert_eq!(inbox.counts(), (raised, 0));
         for (kind, counts) in &dispatched {
             assert_eq!(counts.filtered + counts.delivered, sent[kind], "{kind}: {counts:?}");
+            assert!(counts.delivered <= sent[kind], "{kind}: {counts:?}");
         }
         assert_eq!(dispatched.keys().collect::<Vec<_>>(), sent.keys().collect::<Vec<_>>());
-        for Fake { queue, task } in fakes {
+        for (Fake { queue, task }, expected) in fakes.into_iter().zip(expected) {
             queue.close();
             let handled = task.await.unwrap();
             let counts = check(&queue);
+            assert_eq!(counts.get(&Kind::Syscall).map_or(0, |counts| counts.seen), expected, "{:?}", queue.only());
             assert!(counts.values().all(|counts| counts.waiting == 0), "{counts:?}");
             let delivered: u64 = counts.values().map(|counts| counts.delivered).sum();
             assert!(delivered <= handled, "{delivered} of {handled}: only what was abandoned meanwhile is less");

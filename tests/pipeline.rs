@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use eunomia_host::dispatch::Where;
+use eunomia_host::dispatch::{Only, Where};
 use eunomia_host::event::clock::Clock;
 use eunomia_host::event::{Columns, Kind, decode};
 use eunomia_host::plugin::{Limits, Settings};
@@ -164,6 +164,51 @@ async fn beside(deed: &str) -> (Outcome, Duration) {
     let all = 30 * (columns.exec.len() + columns.exit.len() + columns.fork.len());
     assert_eq!(outcome.lines.len(), all, "{deed}: the other plugin gets and prints everything");
     (outcome, start.elapsed())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plugins_that_are_narrowed_get_what_matches_and_no_other_event() {
+    let columns = recorded();
+    let pids: Vec<u32> = columns.exec.iter().map(|exec| exec.task.pid).collect();
+    let line = Line::new();
+    let mut started = BTreeMap::new();
+    let one = Only { pids: vec![pids[3]], ..Default::default() };
+    let two = Only { pids: vec![pids[5], pids[3]], comms: vec!["true".into()], ..Default::default() };
+    let all = Only { uids: columns.exec.iter().map(|exec| exec.task.uid).collect(), ..Default::default() };
+    let none = Only { uids: vec![4_000_000_000], ..Default::default() };
+    for (argument, (name, only)) in [("one", one), ("two", two), ("all", all), ("none", none)].into_iter().enumerate() {
+        let settings = Settings { only, ..Default::default() };
+        let (plugin, member) = line.start_with((name, argument), &plugin("json-log"), &settings, None).await.unwrap();
+        line.join(member).await;
+        started.insert(name, plugin);
+    }
+    line.send(recorded()).await;
+    let outcome = line.finish(started).await;
+    let of = |kind: Kind, test: &dyn Fn(u32, &str) -> bool| {
+        let tasks: Vec<_> = match kind {
+            Kind::Exec => columns.exec.iter().map(|event| &event.task).collect(),
+            Kind::Exit => columns.exit.iter().map(|event| &event.task).collect(),
+            _ => columns.fork.iter().map(|event| &event.task).collect(),
+        };
+        tasks.iter().filter(|task| test(task.pid, &task.comm)).count() as u64
+    };
+    let mut printed = 0;
+    for kind in [Kind::Exec, Kind::Exit, Kind::Fork] {
+        let expected = [
+            ("one", of(kind, &|pid, _| pid == pids[3])),
+            ("two", of(kind, &|pid, comm| [pids[3], pids[5]].contains(&pid) && comm == "true")),
+            ("all", columns.count(kind) as u64),
+            ("none", 0),
+        ];
+        for (name, expected) in expected {
+            let counts = outcome.kinds[name].get(&kind).cloned().unwrap_or_default();
+            assert_eq!((counts.seen, counts.delivered), (expected, expected), "{kind} of {name}");
+            printed += expected;
+        }
+        assert_eq!(outcome.dispatched[&kind].delivered, columns.count(kind) as u64);
+    }
+    assert!(outcome.kinds["one"][&Kind::Exec].seen == 1 && outcome.kinds["two"][&Kind::Exit].seen == 2);
+    assert_eq!(outcome.lines.len() as u64, printed);
 }
 
 #[tokio::test(flavor = "multi_thread")]

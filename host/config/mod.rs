@@ -295,6 +295,14 @@ fn kinds(names: &[String]) -> Result<KindSet> {
     names.iter().map(|name| name.parse::<Kind>().map_err(anyhow::Error::msg)).collect()
 }
 
+fn check_comm(setting: &str, comm: &str) -> Result<()> {
+    ensure!(
+        !comm.is_empty() && comm.len() <= MAX_COMM_BYTES,
+        "{setting} '{comm}': a thread's name has 1 to {MAX_COMM_BYTES} bytes; the kernel cuts longer names"
+    );
+    Ok(())
+}
+
 impl Config {
     fn check(&self) -> Result<()> {
         ensure!(
@@ -303,10 +311,7 @@ impl Config {
              (eunomia-host --help shows examples)"
         );
         for comm in &self.comms {
-            ensure!(
-                !comm.is_empty() && comm.len() <= MAX_COMM_BYTES,
-                "--comm '{comm}': a thread's name has 1 to {MAX_COMM_BYTES} bytes; the kernel cuts longer names"
-            );
+            check_comm("--comm", comm)?;
         }
         ensure!(
             self.containers.iter().all(|name| !name.is_empty()),

@@ -11,12 +11,17 @@ use crate::plugin::{Grants, Limits, OnFault, Settings};
 /// The shortest interval between ticks: shorter ones would cost more than they can tell.
 const MIN_TICK_MS: u64 = 10;
 
+/// The most processes, names, users or cgroups that a plugin is narrowed to: as many as a run.
+const MAX_NARROW: usize = 1_024;
+
 /// What a settings file may hold.
 #[derive(Deserialize, Default, Clone, Debug)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SettingsTable {
     order: Option<i64>,
     events: Option<Vec<String>>,
+    #[serde(default)]
+    narrow: NarrowTable,
     tick_ms: Option<u64>,
     #[serde(rename = "on-fault")]
     on_fault: Option<OnFault>,
@@ -27,6 +32,39 @@ pub(super) struct SettingsTable {
     #[serde(default)]
     grants: GrantsTable,
     config: Option<toml::Table>,
+}
+
+/// Whose events the plugin gets.
+#[derive(Deserialize, Default, Clone, Debug)]
+#[serde(deny_unknown_fields)]
+struct NarrowTable {
+    pids: Option<Vec<u32>>,
+    comms: Option<Vec<String>>,
+    uids: Option<Vec<u32>>,
+    cgroups: Option<Vec<String>>,
+}
+
+impl NarrowTable {
+    /// What stands in it takes the place of what was there before.
+    fn apply(self, settings: &mut Settings) -> Result<()> {
+        set_list(&mut settings.only.pids, self.pids, "pids")?;
+        set_list(&mut settings.only.comms, self.comms, "comms")?;
+        set_list(&mut settings.only.uids, self.uids, "uids")?;
+        set_list(&mut settings.cgroups, self.cgroups, "cgroups")?;
+        settings.only.comms.iter().try_for_each(|name| super::check_comm("narrow.comms", name))
+    }
+}
+
+fn set_list<T>(to: &mut Vec<T>, list: Option<Vec<T>>, name: &str) -> Result<()> {
+    let Some(list) = list else { return Ok(()) };
+    ensure!(!list.is_empty(), "narrow.{name} is empty, which is nobody; name some, or leave it out for all");
+    ensure!(
+        list.len() <= MAX_NARROW,
+        "narrow.{name} has {} entries; the most is {MAX_NARROW}: name a cgroup above them, or use several plugins",
+        list.len()
+    );
+    *to = list;
+    Ok(())
 }
 
 /// What passes while a filter is down.
@@ -135,6 +173,7 @@ impl SettingsTable {
         if let Some(names) = self.events {
             settings.events = Some(super::kinds(&names)?);
         }
+        self.narrow.apply(settings)?;
         if let Some(when_down) = self.when_down {
             settings.closed_when_down = matches!(when_down, WhenDown::PassNone);
         }
@@ -144,6 +183,10 @@ impl SettingsTable {
             settings.config = serde_json::to_string(&config).context("[config] cannot be turned into JSON")?;
         }
         self.grants.apply(&mut settings.grants)?;
+        ensure!(
+            !settings.grants.container_registry || (settings.only.is_all() && settings.cgroups.is_empty()),
+            "[narrow] and grants.container-registry: whoever tells of containers needs to see all cgroups; leave one of the two out"
+        );
         ensure!(settings.tick_ms >= MIN_TICK_MS, "tick_ms is {}; the least is {MIN_TICK_MS}", settings.tick_ms);
         Ok(())
     }
@@ -187,6 +230,27 @@ mod tests {
         assert_eq!((limits.memory_bytes, limits.deadline_ms, limits.queue_events), (1024, 7, 9));
         assert_eq!((limits.wall_ms, limits.alerts_per_second), (8, 3));
         assert_eq!(settings.config, r#"{"a":[1,"x"]}"#);
+    }
+
+    #[test]
+    fn a_plugin_is_narrowed_by_lists_that_name_somebody() {
+        let settings = read("[narrow]\npids = [1, 2]\ncomms = ['true']\nuids = [0]\ncgroups = ['/a', '7']\n").unwrap();
+        let only = settings.only;
+        assert_eq!((only.pids, only.comms, only.uids), (vec![1, 2], vec!["true".to_owned()], vec![0]));
+        assert_eq!((settings.cgroups, only.cgroups), (vec!["/a".to_owned(), "7".to_owned()], vec![]));
+        for (text, says) in [
+            ("[narrow]\npids = []\n", "narrow.pids is empty"),
+            ("[narrow]\npid = [1]\n", "unknown field `pid`"),
+            ("[narrow]\npids = [-1]\n", "line 2"),
+            ("[narrow]\npids = 1\n", "line 2"),
+            ("[narrow]\ncomms = ['a-name-of-more-than-15']\n", "1 to 15 bytes"),
+            ("[narrow]\nuids = [1]\n[grants]\ncontainer-registry = true\n", "leave one of the two out"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+        let many = format!("[narrow]\npids = {:?}\n", vec![1; MAX_NARROW + 1]);
+        assert!(read(&many).unwrap_err().to_string().contains("the most is 1024"));
     }
 
     #[test]

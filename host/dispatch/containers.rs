@@ -206,6 +206,11 @@ impl Containers {
         self.generation.load(Ordering::Relaxed)
     }
 
+    /// A cgroup and those above it, as far as its place is known.
+    pub fn upwards(&self, cgroup: u64) -> Vec<u64> {
+        self.table.read().expect(LOCK).upwards(cgroup).collect()
+    }
+
     /// Whether a cgroup is one of these or below one.
     pub fn is_below(&self, cgroup: u64, above: &[u64]) -> bool {
         self.table.read().expect(LOCK).upwards(cgroup).any(|id| above.contains(&id))

@@ -8,6 +8,8 @@ mod inbox;
 mod narrow;
 mod processes;
 mod queue;
+mod route;
+mod share;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -24,7 +26,9 @@ pub use narrow::{CGROUP_KINDS, Only};
 pub use processes::{Fallback, Processes};
 pub use queue::{Delivery, Fate, Item, KindCounts, Queue, Where, times};
 
-use crate::event::{Batch, Keep, Kind, KindSet};
+use crate::event::{Batch, Keep, Kind, KindSet, Picked};
+use route::Router;
+use share::Offered;
 
 /// Batches that may wait between the thread that polls the kernel and the dispatcher. When they do, the thread waits
 /// and the kernel's rings, whose losses are counted, take the rest.
@@ -96,6 +100,8 @@ pub type Dispatched = Arc<Mutex<BTreeMap<Kind, DispatchCounts>>>;
 /// Hands batches to plugins. One task, so that a change of the line falls between two batches.
 pub struct Dispatcher {
     line: Vec<Member>,
+    /// Who of the line gets which events; made anew when it changes.
+    router: Router,
     next_ticks: BTreeMap<Arc<str>, Instant>,
     messages: mpsc::Receiver<Message>,
     inbox: inbox::AlertReceiver,
@@ -119,9 +125,10 @@ impl Dispatcher {
     ) -> (Self, mpsc::Sender<Message>, AlertInbox) {
         let (sender, messages) = mpsc::channel(MAX_BATCHES);
         let (alerts, inbox) = inbox::alert_inbox();
-        let (line, next_ticks, counts, latest, went_on, late) = Default::default();
+        let (line, router, next_ticks, counts, latest, went_on, late) = Default::default();
         let dispatcher = Dispatcher {
             line,
+            router,
             next_ticks,
             messages,
             inbox,
@@ -166,7 +173,7 @@ impl Dispatcher {
     }
 
     fn join(&mut self, member: Member) {
-        self.leave(&member.name);
+        self.remove(&member.name);
         if let Some(tick) = member.tick {
             // The first tick of one that tells of containers comes at once: what it read of them when it started is older
             // than the events that it gets from now on.
@@ -176,9 +183,15 @@ impl Dispatcher {
         let order = |member: &Member| (!member.registers, member.place.clone());
         let at = self.line.partition_point(|other| order(other) < order(&member));
         self.line.insert(at, member);
+        self.router = Router::new(&self.line);
     }
 
     fn leave(&mut self, name: &str) {
+        self.remove(name);
+        self.router = Router::new(&self.line);
+    }
+
+    fn remove(&mut self, name: &str) {
         self.next_ticks.remove(name);
         self.late.remove(name);
         self.line.extract_if(.., |member| *member.name == *name).for_each(|member| member.queue.close());
@@ -193,23 +206,34 @@ impl Dispatcher {
         let batch = Arc::new(batch);
         let present: KindSet = batch.runs.iter().map(|run| run.kind).collect();
         let mut keep = Arc::new(Keep::default());
-        let mut delivered: BTreeMap<Kind, u64> = BTreeMap::new();
+        let shares = self.router.route(&batch, &self.containers);
+        let mut offered = Offered::default();
         let mut narrowed = false;
-        for at in 0..self.line.len() {
+        // Whoever is narrowed and gets nothing of the batch costs nothing.
+        let mut places: Vec<usize> = self.router.whole().iter().chain(shares.keys()).copied().collect();
+        places.sort_unstable();
+        for at in places {
             let Some((member, behind)) = self.line[at..].split_first_mut() else { break };
+            let share = shares.get(&at);
             // Those who tell of containers come first and need to see all cgroups.
             if !member.registers && !std::mem::replace(&mut narrowed, true) {
                 self.containers.judge(&batch);
                 keep = self.only.narrow(&batch, keep, &self.containers);
             }
-            // Filters only ever drop, so the first plugin that wants a kind is offered the most of it.
-            for kind in member.queue.wanted().and(present).iter() {
-                delivered.entry(kind).or_insert_with(|| keep.count(&batch, kind) as u64);
-            }
             if member.queue.is_settled() {
                 self.late.remove(&member.name);
             }
-            member.queue.push(Delivery { batch: batch.clone(), keep: keep.clone() });
+            let wanted = member.queue.wanted().and(present);
+            match share {
+                Some(picked) => {
+                    offered.share(&batch, &keep, wanted, picked);
+                    share::push(&member.queue, &batch, &keep, picked);
+                }
+                None => {
+                    offered.whole(&batch, &keep, wanted);
+                    member.queue.push(Delivery { batch: batch.clone(), keep: keep.clone() });
+                }
+            }
             // One that was too slow is not waited for again until it has caught up.
             let tells = member.registers && !CGROUP_KINDS.and(present).is_empty();
             if tells
@@ -226,14 +250,18 @@ impl Dispatcher {
                 let wanted = behind.iter().fold(KindSet::default(), |all, other| all.or(other.queue.wanted()));
                 let asked = filter.kinds().and(present).and(wanted);
                 if !asked.is_empty() {
-                    keep = filter.ask(&member.name, Delivery { batch: batch.clone(), keep }, asked).await;
+                    let delivery = Delivery { batch: batch.clone(), keep };
+                    keep = ask_about(filter, &member.name, delivery, asked, share).await;
                 }
             }
+        }
+        if !narrowed {
+            self.containers.judge(&batch);
         }
         let mut all = self.counts.lock().expect(LOCK);
         for kind in present.iter() {
             let counts = all.entry(kind).or_default();
-            let delivered = delivered.get(&kind).copied().unwrap_or(0);
+            let delivered = offered.count(kind);
             counts.delivered += delivered;
             counts.filtered += batch.columns.count(kind) as u64 - delivered;
         }
@@ -285,4 +313,21 @@ fn warn_of_late(plugin: &str) {
          Events go on, and may lack their container",
         REGISTRY_TIME.as_millis()
     );
+}
+
+/// Asks about what is the filter's share of a batch; the rest passes.
+async fn ask_about(
+    filter: &mut Filter,
+    plugin: &str,
+    delivery: Delivery,
+    kinds: KindSet,
+    share: Option<&Picked>,
+) -> Arc<Keep> {
+    let Some(picked) = share else { return filter.ask(plugin, delivery, kinds).await };
+    let Delivery { batch, keep } = delivery;
+    let within = Arc::new(keep.within(&batch, kinds, picked));
+    let answer = filter.ask(plugin, Delivery { batch: batch.clone(), keep: within }, kinds).await;
+    let mut keep = (*keep).clone();
+    keep.drop_picked(&batch, kinds, picked, &answer);
+    Arc::new(keep)
 }

@@ -10,8 +10,8 @@ use crate::wit::types::Task;
 /// The kinds that tell of cgroups.
 pub const CGROUP_KINDS: KindSet = KindSet::of(&[Kind::CgroupCreated, Kind::CgroupRemoved]);
 
-/// What a run is narrowed to. An empty list means all.
-#[derive(Clone, Debug, Default)]
+/// What a run, or a plugin, is narrowed to. An empty list means all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Only {
     /// Processes.
     pub pids: Vec<u32>,
@@ -28,10 +28,9 @@ pub struct Only {
 impl Only {
     /// Drops the events that nobody asked for.
     pub(super) fn narrow(&self, batch: &Arc<Batch>, keep: Arc<Keep>, containers: &Containers) -> Arc<Keep> {
-        let is_all = self.pids.is_empty() && self.comms.is_empty() && self.uids.is_empty() && self.is_everywhere();
         let present: KindSet = batch.runs.iter().map(|run| run.kind).collect();
         let about_cgroups = CGROUP_KINDS.and(present);
-        if is_all || (about_cgroups.is_empty() && !self.containers) {
+        if self.is_all() || (about_cgroups.is_empty() && !self.containers) {
             return keep;
         }
         let mut narrowed = (*keep).clone();
@@ -52,6 +51,11 @@ impl Only {
             }
         }
         Arc::new(narrowed)
+    }
+
+    /// Whether it leaves nothing out.
+    pub fn is_all(&self) -> bool {
+        self.pids.is_empty() && self.comms.is_empty() && self.uids.is_empty() && self.is_everywhere()
     }
 
     fn is_everywhere(&self) -> bool {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use serde::{Serialize, Serializer};
 use tokio::sync::Notify;
 
+use super::Only;
 use super::gaps::{Ledger, Times, drop_unwanted, gap};
 use crate::event::{Batch, CallSet, Keep, Kind, KindSet, Pick, Rows, runs_for};
 
@@ -105,6 +106,7 @@ pub struct Queue {
     settled: Notify,
     wanted: KindSet,
     calls: Option<CallSet>,
+    only: Only,
     max_events: u64,
     max_bytes: u64,
 }
@@ -139,14 +141,20 @@ impl Inner {
 impl Queue {
     /// A queue for events of the kinds wanted.
     pub fn new(wanted: KindSet, max_events: u64, max_bytes: u64) -> Self {
-        let (inner, ready, settled) = Default::default();
-        Queue { inner, ready, settled, wanted, calls: None, max_events, max_bytes }
+        let (inner, ready, settled, calls, only) = Default::default();
+        Queue { inner, ready, settled, wanted, calls, only, max_events, max_bytes }
     }
 
     /// The same for these system calls alone; without any for all.
     #[must_use]
     pub fn of_calls(self, calls: Option<CallSet>) -> Self {
         Queue { calls, ..self }
+    }
+
+    /// The same for these processes, names, users and cgroups alone.
+    #[must_use]
+    pub fn narrowed_to(self, only: Only) -> Self {
+        Queue { only, ..self }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -161,6 +169,19 @@ impl Queue {
     /// The system calls that it takes of the kinds that are about such; none for all.
     pub fn calls(&self) -> Option<&CallSet> {
         self.calls.as_ref()
+    }
+
+    /// What it is narrowed to.
+    pub fn only(&self) -> &Only {
+        &self.only
+    }
+
+    /// Counts events that are for the plugin and that the filters before it have dropped.
+    pub(super) fn pass_over(&self, kind: Kind, events: u64) {
+        let mut inner = self.lock();
+        let counts = inner.counts.entry(kind).or_default();
+        counts.seen += events;
+        counts.filtered += events;
     }
 
     /// Adds a batch's events of the kinds wanted, or counts them as lost when there is no room.

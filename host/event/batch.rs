@@ -56,6 +56,30 @@ impl Batch {
     }
 }
 
+/// Some of a batch's events: rows, ascending, by kind.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Picked(Vec<(Kind, Vec<u32>)>);
+
+impl Picked {
+    /// Adds a row. Those of one kind come one after the other, ascending.
+    pub fn add(&mut self, kind: Kind, row: u32) {
+        match self.0.last_mut() {
+            Some((last, rows)) if *last == kind => rows.push(row),
+            _ => self.0.push((kind, vec![row])),
+        }
+    }
+
+    /// The rows of a kind.
+    pub fn rows(&self, kind: Kind) -> &[u32] {
+        self.0.iter().find(|(other, _)| *other == kind).map_or(&[], |(_, rows)| rows)
+    }
+
+    /// All of these kinds.
+    pub fn iter(&self, kinds: KindSet) -> impl Iterator<Item = (Kind, &[u32])> {
+        self.0.iter().filter(move |(kind, _)| kinds.has(*kind)).map(|(kind, rows)| (*kind, rows.as_slice()))
+    }
+}
+
 /// Which events of a batch the filters so far have kept. A kind without an entry is kept whole.
 #[derive(Clone, Debug, Default)]
 pub struct Keep(BTreeMap<Kind, Vec<bool>>);
@@ -90,6 +114,31 @@ impl Keep {
         self.retain(batch, |call: &syscall_flat| calls.has(flat::abi(call.abi), call.number));
         self.retain(batch, |call: &syscall_return_flat| calls.has(flat::abi(call.abi), call.number));
         self.retain(batch, |call: &SyscallCount| calls.has(call.abi, call.number));
+    }
+
+    /// Whether an event is kept.
+    pub fn keeps(&self, kind: Kind, row: u32) -> bool {
+        self.0.get(&kind).is_none_or(|keep| keep[row as usize])
+    }
+
+    /// The same with no other events of these kinds than those picked.
+    #[must_use]
+    pub fn within(&self, batch: &Batch, kinds: KindSet, picked: &Picked) -> Keep {
+        let mut within = self.clone();
+        for kind in kinds.iter() {
+            within.drop_kind(batch, kind);
+            let Some(keep) = within.0.get_mut(&kind) else { continue };
+            picked.rows(kind).iter().for_each(|row| keep[*row as usize] = self.keeps(kind, *row));
+        }
+        within
+    }
+
+    /// Drops, of the events picked, those that `other` does not keep.
+    pub fn drop_picked(&mut self, batch: &Arc<Batch>, kinds: KindSet, picked: &Picked, other: &Keep) {
+        for (kind, rows) in picked.iter(kinds) {
+            let answers: Vec<bool> = rows.iter().map(|row| other.keeps(kind, *row)).collect();
+            self.drop_rows(&Rows { batch: batch.clone(), kind, pick: Pick::Each(rows.to_vec()) }, &answers);
+        }
     }
 
     /// How many of a kind's events in a batch are kept.

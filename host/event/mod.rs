@@ -13,8 +13,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use batch::{Batch, Keep, Pick, Rows, Run, runs_for};
-pub use place::Placed;
+pub use batch::{Batch, Keep, Pick, Picked, Rows, Run, runs_for};
+pub use place::{Comm, Placed, Who, comm};
 pub use syscalls::{CallSet, name as syscall_name, number as syscall_number};
 
 use crate::wit;
@@ -106,6 +106,15 @@ macro_rules! kinds {
             /// When a kind's event happened, by its row.
             pub fn time(&self, kind: Kind, row: usize) -> Option<u64> {
                 match kind { $(Kind::$kind => self.$column.get(row).map(Record::time),)* }
+            }
+
+            /// Adds copies of some of a kind's events of other columns.
+            pub fn copy(&mut self, from: &Columns, kind: Kind, rows: &[u32]) {
+                match kind {
+                    $(Kind::$kind => {
+                        self.$column.extend(rows.iter().map(|row| from.$column[*row as usize].clone()));
+                    })*
+                }
             }
 
             /// Adds the events of other columns behind these.

@@ -33,7 +33,7 @@ pub use machine_code::compile;
 pub use metrics::CallTimesSum;
 pub use services::Outlets;
 
-use crate::dispatch::{CGROUP_KINDS, Filter, Member, Place, Queue};
+use crate::dispatch::{CGROUP_KINDS, Filter, Member, Only, Place, Queue};
 use crate::event::{Kind, KindSet};
 use http::Http;
 use instance::Blueprint;
@@ -49,6 +49,10 @@ pub struct Settings {
     pub order: i64,
     /// The kinds it may have of those that it handles; none for all.
     pub events: Option<KindSet>,
+    /// Whose events it gets. Its cgroups stand below until somebody who knows their ids has put those here.
+    pub only: Only,
+    /// Cgroups, by path or id, whose events alone it gets.
+    pub cgroups: Vec<String>,
     /// How often it gets a tick, in milliseconds.
     pub tick_ms: u64,
     /// What to do after a fault.
@@ -68,6 +72,8 @@ impl Default for Settings {
         Settings {
             order: 0,
             events: None,
+            only: Only::default(),
+            cgroups: Vec::new(),
             tick_ms: TICK_MS,
             on_fault: OnFault::default(),
             closed_when_down: false,
@@ -160,7 +166,8 @@ impl Plugin {
         }
         // Whatever was asked for, with it comes what is missing of it.
         wanted = wanted.or(description.handles.and(KindSet::of(&[Kind::Gap])));
-        let queue = Arc::new(Queue::new(wanted, settings.limits.queue_events, limits::QUEUE_BYTES).of_calls(calls));
+        let queue = Queue::new(wanted, settings.limits.queue_events, limits::QUEUE_BYTES);
+        let queue = Arc::new(queue.of_calls(calls).narrowed_to(settings.only.clone()));
         let (asks, requests) = mpsc::channel(1);
         let member = Member {
             name: name.clone(),

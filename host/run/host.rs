@@ -14,7 +14,7 @@ use super::metrics::Figures;
 use super::summary::PluginSummary;
 use crate::config::Config;
 use crate::directory::{Change, Files, Found};
-use crate::dispatch::{Dispatched, Message};
+use crate::dispatch::{CGROUP_KINDS, Dispatched, Message};
 use crate::event::{CallSet, Kind, KindSet};
 use crate::output::Scrape;
 use crate::plugin::{Outlets, Plugin, Runtime};
@@ -135,11 +135,12 @@ impl Host {
     }
 
     async fn load(&mut self, name: &str, ready: Result<Ready>, argument: usize) -> Result<()> {
-        let Ready { compiled, settings } = ready?;
+        let Ready { compiled, mut settings } = ready?;
         for ignored in &compiled.description.ignored {
             log::warn!("plugin {name}: its export {ignored} is unknown to this host and ignored");
         }
         compiled.check(&settings.grants)?;
+        settings.only.cgroups = source::cgroup_ids(&settings.cgroups)?;
         let replaced = self.plugins.running.get_mut(name);
         let swaps = replaced.is_some();
         let (plugin, member) =
@@ -325,7 +326,9 @@ impl Plugins {
                 let all = wanted.calls.entry(kind).or_default();
                 *all = all.or(calls);
             }
-            wanted.kinds = wanted.kinds.or(kinds).or(for_table);
+            // Which cgroup is below which has to be known.
+            let for_cgroups = if plugin.queue.only().cgroups.is_empty() { KindSet::default() } else { CGROUP_KINDS };
+            wanted.kinds = wanted.kinds.or(kinds).or(for_table).or(for_cgroups);
         }
         wanted
     }

@@ -88,7 +88,7 @@ async fn run_plugins(prepared: Prepared) -> Result<()> {
         Watch { names: config.containers.clone(), tell }
     });
     let containers = Arc::new(Containers::new(tree, watch));
-    let cgroups: Vec<u64> = config.cgroups.iter().map(|name| source::cgroup_id(name)).collect::<Result<_>>()?;
+    let cgroups = source::cgroup_ids(&config.cgroups)?;
     let only = Only {
         pids: config.pids.clone(),
         comms: config.comms.clone(),

@@ -46,6 +46,11 @@ pub fn cgroup_id(name: &str) -> Result<u64> {
     Ok(metadata.ino())
 }
 
+/// The same of some.
+pub fn cgroup_ids(names: &[String]) -> Result<Vec<u64>> {
+    names.iter().map(|name| cgroup_id(name)).collect()
+}
+
 /// Where the unified tree is mounted: by itself, or beside the v1 trees.
 fn unified_tree() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").context("cannot find the tree of cgroups")?;

@@ -24,7 +24,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-pub use cgroup::{JudgedCgroups, cgroup_id, cgroup_of, existing_cgroups};
+pub use cgroup::{JudgedCgroups, cgroup_ids, cgroup_of, existing_cgroups};
 pub use process::{process_of, running_processes};
 
 use crate::event::{Batch, CallSet, Kind, KindSet};
