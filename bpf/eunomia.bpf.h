@@ -78,6 +78,16 @@ struct {
 	__type(value, __u8);
 } only_comms SEC(".maps");
 
+/* Whom plugins that are narrowed want, all together: a plugin for each of a thousand cgroups, and some more. */
+#define WHOSE_ENTRIES 4096
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, WHOSE_ENTRIES);
+	__type(key, struct whose_key);
+	__type(value, __u8);
+} of_plugins SEC(".maps");
+
 /*
  * Whether the kernel (5.11 and later) hands out the current task as what it is, so that its fields are read as plain memory: a
  * fraction of what a probe's read costs.
@@ -124,6 +134,44 @@ static __always_inline bool in_wanted_cgroup(void)
 	return !bpf_map_lookup_elem(&only_cgroups, &own);
 }
 
+/* Whether some plugin that is narrowed may want the events of the task. The host knows exactly. */
+static __always_inline bool of_some_plugin(struct task_struct *task, __u64 narrowed_by)
+{
+	struct whose_key key = {};
+
+	if (narrowed_by & (1 << WHOSE_PID)) {
+		key.whose = WHOSE_PID;
+		key.value[0] = bpf_get_current_pid_tgid() >> 32;
+		if (bpf_map_lookup_elem(&of_plugins, &key))
+			return true;
+	}
+	if (narrowed_by & (1 << WHOSE_UID)) {
+		key.whose = WHOSE_UID;
+		key.value[0] = BPF_CORE_READ(task, real_cred, uid.val);
+		if (bpf_map_lookup_elem(&of_plugins, &key))
+			return true;
+	}
+	if (narrowed_by & (1 << WHOSE_CGROUP)) {
+		struct cgroup *cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
+
+		key.whose = WHOSE_CGROUP;
+		for (int height = 0; height < CGROUP_DEPTH && cgroup; height++) {
+			key.value[0] = BPF_CORE_READ(cgroup, kn, id);
+			if (bpf_map_lookup_elem(&of_plugins, &key))
+				return true;
+			cgroup = (struct cgroup *)BPF_CORE_READ(cgroup, self.parent);
+		}
+	}
+	if (narrowed_by & (1 << WHOSE_COMM)) {
+		key.whose = WHOSE_COMM;
+		key.value[0] = 0;
+		bpf_probe_read_kernel_str(key.value, sizeof(key.value), &task->comm);
+		if (bpf_map_lookup_elem(&of_plugins, &key))
+			return true;
+	}
+	return false;
+}
+
 /* For the current task, or the leader of its process. */
 static __always_inline bool narrowed_out(struct task_struct *task)
 {
@@ -147,7 +195,9 @@ static __always_inline bool narrowed_out(struct task_struct *task)
 		if (!bpf_map_lookup_elem(&only_comms, &key))
 			return true;
 	}
-	return false;
+	__u32 row = CONTROL_PLUGINS;
+	__u64 *narrowed_by = bpf_map_lookup_elem(&control, &row);
+	return narrowed_by && *narrowed_by && !of_some_plugin(task, *narrowed_by);
 }
 
 /* The pid namespace that the task itself is in, which is not always the one for its children. */

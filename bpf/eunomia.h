@@ -76,6 +76,20 @@ struct narrowing {
 	__u32 judges; /* not 0: cgroups that are not in only_cgroups pass, as the host will say what they are */
 };
 
+/* What a plugin is narrowed by, if not by something that stands before it here. */
+enum whose {
+	WHOSE_PID = 0,
+	WHOSE_CGROUP = 1,
+	WHOSE_COMM = 2,
+	WHOSE_UID = 3,
+};
+
+/* Whom some plugin wants. */
+struct whose_key {
+	__u64 value[2]; /* a number and 0, or a thread's name */
+	__u64 whose; /* enum whose */
+};
+
 /* Values of only_cgroups. */
 enum cgroup_verdict {
 	CGROUP_UNWANTED = 0, /* unless it is below one that is wanted */
@@ -87,7 +101,8 @@ enum control_key {
 	CONTROL_WANTED = 0, /* one bit per enum record_kind */
 	CONTROL_READER_ASLEEP = 1, /* not 0: the next record has to wake the reader */
 	CONTROL_SUMS = 2, /* 0 or 1: into which of its two maps a source sums */
-	CONTROL_KEYS = 3,
+	CONTROL_PLUGINS = 3, /* bits 1 << enum whose: by which of these plugins narrow, or 0: some plugin is not narrowed */
+	CONTROL_KEYS = 4,
 };
 
 #endif

@@ -66,4 +66,6 @@ fn narrowed() {
     assert_eq!(counts("by-cgroup"), (inside, inside));
     assert_eq!(counts("by-both"), (1, 1));
     assert_eq!(lines.len() as u64, named + inside + 1);
+    // What none of them wants does not leave the kernel; one event is of both the name and a cgroup wanted.
+    assert_eq!(summary["sources"]["process"]["seen"], named + inside - 1);
 }

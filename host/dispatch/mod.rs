@@ -22,7 +22,7 @@ pub use containers::{Containers, SHORT_ID, Tree, Watch};
 pub use filter::{Filter, FilterRequest};
 pub use gaps::Times;
 pub use inbox::{AlertInbox, INBOX};
-pub use narrow::{CGROUP_KINDS, Only};
+pub use narrow::{CGROUP_KINDS, First, Only};
 pub use processes::{Fallback, Processes};
 pub use queue::{Delivery, Fate, Item, KindCounts, Queue, Where, times};
 

@@ -25,6 +25,18 @@ pub struct Only {
     pub containers: bool,
 }
 
+/// What is asked first of an event's origin.
+pub enum First<'a> {
+    /// Its process.
+    Pids(&'a [u32]),
+    /// Its cgroup.
+    Cgroups(&'a [u64]),
+    /// Its thread's name.
+    Comms(&'a [String]),
+    /// Its user.
+    Uids(&'a [u32]),
+}
+
 impl Only {
     /// Drops the events that nobody asked for.
     pub(super) fn narrow(&self, batch: &Arc<Batch>, keep: Arc<Keep>, containers: &Containers) -> Arc<Keep> {
@@ -56,6 +68,16 @@ impl Only {
     /// Whether it leaves nothing out.
     pub fn is_all(&self) -> bool {
         self.pids.is_empty() && self.comms.is_empty() && self.uids.is_empty() && self.is_everywhere()
+    }
+
+    /// The first that it has any of: an event of nobody among these is not wanted. None where it leaves nothing out.
+    pub fn first(&self) -> First<'_> {
+        match self {
+            _ if !self.pids.is_empty() => First::Pids(&self.pids),
+            _ if !self.cgroups.is_empty() => First::Cgroups(&self.cgroups),
+            _ if !self.comms.is_empty() => First::Comms(&self.comms),
+            _ => First::Uids(&self.uids),
+        }
     }
 
     fn is_everywhere(&self) -> bool {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
-use super::{Containers, Filter, Member, Only};
+use super::{Containers, Filter, First, Member, Only};
 use crate::event::{Batch, Comm, Kind, KindSet, Picked, Record, Visitor, Who, comm};
 
 /// The plugins of a line that are narrowed, and where the others stand.
@@ -60,14 +60,11 @@ impl Router {
             let wanted = member.queue.wanted().or(filters);
             let comms: Vec<Comm> = only.comms.iter().map(|name| comm(name)).collect();
             let number = router.narrowed.len();
-            if !only.pids.is_empty() {
-                enter(&mut router.pids, only.pids.iter().copied(), number);
-            } else if !only.cgroups.is_empty() {
-                enter(&mut router.cgroups, only.cgroups.iter().copied(), number);
-            } else if !comms.is_empty() {
-                enter(&mut router.comms, comms.iter().copied(), number);
-            } else {
-                enter(&mut router.uids, only.uids.iter().copied(), number);
+            match only.first() {
+                First::Pids(pids) => enter(&mut router.pids, pids.iter().copied(), number),
+                First::Cgroups(ids) => enter(&mut router.cgroups, ids.iter().copied(), number),
+                First::Comms(_) => enter(&mut router.comms, comms.iter().copied(), number),
+                First::Uids(uids) => enter(&mut router.uids, uids.iter().copied(), number),
             }
             router.by_place |= !only.cgroups.is_empty();
             router.wanted = router.wanted.or(wanted);

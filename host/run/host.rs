@@ -14,11 +14,11 @@ use super::metrics::Figures;
 use super::summary::PluginSummary;
 use crate::config::Config;
 use crate::directory::{Change, Files, Found};
-use crate::dispatch::{CGROUP_KINDS, Dispatched, Message};
-use crate::event::{CallSet, Kind, KindSet};
+use crate::dispatch::{CGROUP_KINDS, Dispatched, First, Message, Only};
+use crate::event::{CallSet, Kind, KindSet, comm};
 use crate::output::Scrape;
 use crate::plugin::{Outlets, Plugin, Runtime};
-use crate::source::{self, Poller, SourceState, State, Wanted};
+use crate::source::{self, Poller, SourceState, State, Wanted, Whom};
 
 /// How long a plugin's stop function may keep the host from ending.
 const STOP_TIME: Duration = Duration::from_secs(3);
@@ -313,12 +313,25 @@ impl Host {
     }
 }
 
+/// Whose events are all that a plugin that is narrowed may get.
+fn whom(only: &Only) -> Vec<Whom> {
+    match only.first() {
+        First::Pids(pids) => pids.iter().map(|pid| Whom::Pid(*pid)).collect(),
+        First::Cgroups(ids) => ids.iter().map(|id| Whom::Cgroup(*id)).collect(),
+        First::Comms(names) => names.iter().map(|name| Whom::Comm(comm(name))).collect(),
+        First::Uids(uids) => uids.iter().map(|uid| Whom::Uid(*uid)).collect(),
+    }
+}
+
 impl Plugins {
     /// What they want of the sources, all together.
     fn wanted(&self) -> Wanted {
         let mut wanted = Wanted::default();
+        // Sources of whose events some plugin wants all.
+        let mut wide = KindSet::default();
         for plugin in self.running.values() {
             let kinds = plugin.queue.wanted();
+            let asked = kinds.or(plugin.description.filters);
             let table = plugin.description.services.iter().any(|service| service.starts_with(PROCESS_TABLE));
             let for_table = if table { PROCESS_KINDS.into_iter().collect() } else { KindSet::default() };
             for kind in kinds.iter().filter(|kind| kind.is_of_calls()) {
@@ -329,7 +342,13 @@ impl Plugins {
             // Which cgroup is below which has to be known.
             let for_cgroups = if plugin.queue.only().cgroups.is_empty() { KindSet::default() } else { CGROUP_KINDS };
             wanted.kinds = wanted.kinds.or(kinds).or(for_table).or(for_cgroups);
+            let only = plugin.queue.only();
+            wide = wide.or(for_table).or(if only.is_all() { asked } else { KindSet::default() });
+            for kind in asked.iter() {
+                wanted.whom.entry(kind.source()).or_default().extend(whom(only));
+            }
         }
+        wide.iter().for_each(|kind| _ = wanted.whom.remove(kind.source()));
         wanted
     }
 

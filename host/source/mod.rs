@@ -16,7 +16,7 @@ mod seccomp;
 mod syscall;
 mod tcp;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use serde::Serialize;
 pub use cgroup::{JudgedCgroups, cgroup_ids, cgroup_of, existing_cgroups};
 pub use process::{process_of, running_processes};
 
-use crate::event::{Batch, CallSet, Kind, KindSet};
+use crate::event::{Batch, CallSet, Comm, Kind, KindSet};
 
 /// The sources, one line each. What a source is stands in its own file.
 pub static SOURCES: &[&Source] =
@@ -129,11 +129,26 @@ pub struct Wanted {
     pub kinds: KindSet,
     /// Of kinds that are about system calls: which calls. Without an entry all of them.
     pub calls: BTreeMap<Kind, CallSet>,
+    /// Of sources whose events are wanted of some alone: of whom. Without an entry of all.
+    pub whom: BTreeMap<&'static str, BTreeSet<Whom>>,
+}
+
+/// Somebody whose events are wanted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Whom {
+    /// A process.
+    Pid(u32),
+    /// A cgroup with what is below it, by its id.
+    Cgroup(u64),
+    /// Threads with a name.
+    Comm(Comm),
+    /// A user, by the real id.
+    Uid(u32),
 }
 
 impl From<KindSet> for Wanted {
     fn from(kinds: KindSet) -> Self {
-        Wanted { kinds, calls: BTreeMap::new() }
+        Wanted { kinds, ..Default::default() }
     }
 }
 

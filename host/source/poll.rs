@@ -11,7 +11,7 @@ use rustix::process::setpriority_process;
 
 use super::load::{Loaded, load};
 use super::losses::{Losses, counts, runs};
-use super::maps::{control, map, select_calls};
+use super::maps::{control, map, narrow_to_plugins, select_calls};
 use super::rings::{Rings, Take};
 use super::{Narrowing, SOURCES, Source, SourceCounts, SourceState, State, Sums, Wanted, clock};
 use crate::event::clock::Clock;
@@ -303,6 +303,9 @@ impl Reader {
             if let Some(attached) = self.attached.get_mut(source.name) {
                 let bits = kinds.iter().filter_map(Kind::record_number).fold(0, |bits, number| bits | 1 << number);
                 select_calls(&attached.loaded.object, source, wanted);
+                if source.is_narrowed() {
+                    narrow_to_plugins(&attached.loaded.object, source, wanted.whom.get(source.name));
+                }
                 control(&attached.loaded.object, c::control_key::CONTROL_WANTED, bits);
                 if let Err(error) = attached.loaded.attach(source, kinds) {
                     log::error!("source {}: not all of its programs could be attached again: {error}", source.name);
