@@ -167,6 +167,14 @@ async fn beside(deed: &str) -> (Outcome, Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn plugins_with_the_same_bytes_share_their_machine_code() {
+    let line = Line::new();
+    let [first, second] = [(), ()].map(|()| line.compile(&plugin("json-log")).unwrap());
+    assert!(first.shares(&second));
+    assert!(!first.shares(&line.compile(&plugin("count")).unwrap()), "others' is others'");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn plugins_that_are_narrowed_get_what_matches_and_no_other_event() {
     let columns = recorded();
     let pids: Vec<u32> = columns.exec.iter().map(|exec| exec.task.pid).collect();

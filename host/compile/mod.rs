@@ -21,17 +21,25 @@ pub const MAX_PLUGIN_BYTES: usize = 64 << 20;
 const MAX_CODE_BYTES: usize = 512 << 20;
 
 /// What tells one plugin's machine code from another's: a digest of the plugin, and of what compiles it.
-type Key = [u8; 32];
+pub type Key = [u8; 32];
 
 /// Machine code that a process of this very program has compiled, now or in an earlier run.
 ///
 /// Only this room makes it, and running it is safe for that reason alone: there is no way from any other bytes to here.
-pub struct MachineCode(Vec<u8>);
+pub struct MachineCode {
+    bytes: Vec<u8>,
+    key: Key,
+}
 
 impl MachineCode {
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
+    }
+
+    /// What tells it from any other.
+    pub fn key(&self) -> Key {
+        self.key
     }
 }
 
@@ -55,19 +63,19 @@ impl Compiler {
     /// A plugin's machine code, from the cache or from a process of its own. `engine` tells what compiles from any other
     /// that could, by version and settings. Takes a processor's time: for a thread that may block.
     pub fn compile(&self, engine: &[u8], plugin: &[u8], limits: CompileLimits) -> Result<MachineCode> {
-        let key = Sha256::new()
+        let key: Key = Sha256::new()
             .chain_update((engine.len() as u64).to_le_bytes())
             .chain_update(engine)
             .chain_update(plugin)
             .finalize()
             .into();
-        if let Some(code) = self.cache.as_ref().and_then(|cache| cache.get(&key)) {
-            return Ok(MachineCode(code));
+        if let Some(bytes) = self.cache.as_ref().and_then(|cache| cache.get(&key)) {
+            return Ok(MachineCode { bytes, key });
         }
-        let code = child::compile(&self.program, plugin, limits)?;
+        let bytes = child::compile(&self.program, plugin, limits)?;
         if let Some(cache) = &self.cache {
-            cache.put(&key, &code);
+            cache.put(&key, &bytes);
         }
-        Ok(MachineCode(code))
+        Ok(MachineCode { bytes, key })
     }
 }

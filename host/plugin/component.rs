@@ -1,13 +1,15 @@
 //! A plugin's file: compiled, and described by what it exports and imports. It knows nothing of running it.
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use std::sync::Arc;
+
+use anyhow::{Result, bail, ensure};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
 
 use super::engine::Runtime;
 use super::grants::Grants;
 use super::limits::Limits;
-use super::machine_code;
+use super::loaded::Shared;
 use super::services::State;
 use crate::compile::MAX_PLUGIN_BYTES;
 use crate::event::{Kind, KindSet};
@@ -62,7 +64,7 @@ impl Description {
 
 /// A plugin's component, compiled.
 pub struct Compiled {
-    component: Component,
+    pub(super) shared: Arc<Shared>,
     /// What it would do here.
     pub description: Description,
 }
@@ -78,10 +80,14 @@ impl Compiled {
             limits.component_bytes
         );
         let code = runtime.compile(bytes, limits.compile)?;
-        let component = machine_code::load(&runtime.engine, &code)
-            .context("the engine does not take the code that was compiled for it; this is a defect of the host")?;
-        let description = describe(runtime, &component);
-        Ok(Compiled { component, description })
+        let shared = runtime.loaded.get(&runtime.engine, &code)?;
+        let description = describe(runtime, &shared.component);
+        Ok(Compiled { shared, description })
+    }
+
+    /// Whether it has the same machine code in memory as another, whose bytes are the same.
+    pub fn shares(&self, other: &Compiled) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// Why it cannot run here with these grants, if it cannot.
@@ -124,9 +130,7 @@ impl Compiled {
     /// Links it with the host's services.
     pub(super) fn link(&self, runtime: &Runtime, grants: &Grants) -> Result<InstancePre<State>> {
         self.check(grants)?;
-        runtime.linker.instantiate_pre(&self.component).map_err(|error| {
-            anyhow!("its imports do not have the types that this host offers: {error:#}; build it against this version's wit folder")
-        })
+        self.shared.link(runtime)
     }
 }
 

@@ -7,6 +7,7 @@ use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Engine, Result, Strategy, WasmBacktraceDetails};
 
 use super::epochs::Epochs;
+use super::loaded::Loaded;
 use super::machine_code;
 use super::services::State;
 use crate::compile::{CompileLimits, Compiler, MachineCode};
@@ -29,6 +30,7 @@ pub struct Runtime {
     compiler: Arc<Compiler>,
     /// What the engine's machine code depends on.
     identity: Arc<[u8]>,
+    pub(super) loaded: Arc<Loaded>,
     pub(super) epochs: Arc<Epochs>,
     /// Wakes whoever has to know that a plugin went back to the version before.
     pub(super) rolled_back: Arc<Notify>,
@@ -44,8 +46,9 @@ impl Runtime {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         wit::Plugin::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
         let identity = machine_code::identity(&engine).into();
-        let (linker, compiler, rolled_back) = (Arc::new(linker), Arc::new(compiler), Arc::default());
-        Ok(Runtime { engine, linker, compiler, identity, epochs, rolled_back })
+        let (linker, compiler) = (Arc::new(linker), Arc::new(compiler));
+        let (loaded, rolled_back) = Default::default();
+        Ok(Runtime { engine, linker, compiler, identity, loaded, epochs, rolled_back })
     }
 
     /// Wakes whoever waits for it when a plugin has gone back to the version before.

@@ -22,6 +22,7 @@ use super::epochs::Epochs;
 use super::http::Http;
 use super::life::CallCounts;
 use super::limits::{self, Limiter, START_DEADLINE_MS, STATE_BYTES, WALL_PER_DEADLINE};
+use super::loaded::Shared;
 use super::lower::Run;
 use super::services::{Outlets, State};
 use crate::event::{CallSet, Kind, Record, Rows, Visitor};
@@ -90,6 +91,8 @@ pub(super) struct Blueprint {
     /// Its number on the command line.
     pub argument: usize,
     pub linked: InstancePre<State>,
+    /// Kept so that the next plugin with the same bytes finds it.
+    pub _shared: Arc<Shared>,
     pub description: Description,
     pub settings: Settings,
     pub http: Http,

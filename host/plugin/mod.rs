@@ -10,6 +10,7 @@ mod http;
 mod instance;
 mod life;
 mod limits;
+mod loaded;
 mod lower;
 mod machine_code;
 mod metrics;
@@ -123,6 +124,7 @@ impl Plugin {
             name: name.clone(),
             argument,
             linked: compiled.link(runtime, &settings.grants)?,
+            _shared: compiled.shared.clone(),
             description: compiled.description.clone(),
             settings: settings.clone(),
             http: Http::new(name, &settings.grants),
