@@ -33,8 +33,11 @@ const NICE: i32 = -10;
 /// After so many drains that found nothing the reader sleeps until the kernel wakes it.
 const IDLE_DRAINS: u32 = 20;
 
-/// The longest sleep: how long a command may wait.
-const LONGEST_SLEEP: Duration = Duration::from_millis(50);
+/// The longest sleep: how long a command may wait, and nothing else, for the kernel wakes the reader when a record comes.
+const LONGEST_SLEEP: Duration = Duration::from_millis(200);
+
+/// Sleeps are whole milliseconds, and one that ends too early is in vain.
+const SLEEP_STEP: Duration = Duration::from_millis(1);
 
 /// How often a source that is being detached is looked at.
 const DETACH_STEP: Duration = Duration::from_millis(1);
@@ -193,8 +196,7 @@ impl Reader {
             let Some(sums) = attached.source.sums.as_ref().filter(|sums| self.kinds.has(sums.kind)) else { continue };
             if attached.settled.is_some_and(|at| now >= at) {
                 attached.settled = None;
-                take_sums(&mut self.pending.borrow_mut(), attached, sums, 1 - attached.sums);
-                any = true;
+                any |= take_sums(&mut self.pending.borrow_mut(), attached, sums, 1 - attached.sums) > 0;
             } else if attached.settled.is_none() && now >= attached.next_sum {
                 attached.sums = 1 - attached.sums;
                 control(&attached.loaded.object, c::control_key::CONTROL_SUMS, attached.sums as u64);
@@ -278,9 +280,15 @@ impl Reader {
         }
     }
 
-    /// Sleeps until the kernel has a record, or for a while. Whether there was one.
+    /// Sleeps until the kernel has a record, sums are to be read, or for a while. Whether there was a record.
     fn sleep(&self) -> bool {
-        self.rings.as_ref().is_some_and(|rings| rings.sleep(LONGEST_SLEEP))
+        let summed = self.attached.values().filter(|attached| {
+            let sums = attached.source.sums.as_ref();
+            sums.is_some_and(|sums| self.kinds.has(sums.kind))
+        });
+        let next = summed.map(|attached| attached.settled.unwrap_or(attached.next_sum)).min();
+        let wait = next.map_or(LONGEST_SLEEP, |next| next.saturating_duration_since(Instant::now()) + SLEEP_STEP);
+        self.rings.as_ref().is_some_and(|rings| rings.sleep(wait.min(LONGEST_SLEEP)))
     }
 
     fn say_asleep(&mut self, asleep: bool) {
@@ -422,18 +430,24 @@ fn take(pending: &mut Pending, tally: &Tally, bytes: &[u8]) {
     }
 }
 
-/// Makes records of a map's sums, and empties it.
-fn take_sums(pending: &mut Pending, attached: &Attached, sums: &Sums, which: usize) {
-    let Some(map) = map(&attached.loaded.object, sums.maps[which]) else { return };
+/// Makes records of a map's sums, and empties it. How many.
+fn take_sums(pending: &mut Pending, attached: &Attached, sums: &Sums, which: usize) -> usize {
+    let Some(map) = map(&attached.loaded.object, sums.maps[which]) else { return 0 };
     let time = clock::boot_ns();
     let entries = match map.lookup_and_delete_batch(SUM_BATCH, MapFlags::ANY, MapFlags::ANY) {
         Ok(entries) => entries,
-        Err(error) => return log::error!("source {}: its sums cannot be read: {error}", attached.source.name),
+        Err(error) => {
+            log::error!("source {}: its sums cannot be read: {error}", attached.source.name);
+            return 0;
+        }
     };
+    let mut taken = 0;
     for (key, value) in entries {
         if let Some(record) = (sums.record)(&key, &value, time) {
             bump(&attached.tally.summed);
             take(pending, &attached.tally, &record);
+            taken += 1;
         }
     }
+    taken
 }
