@@ -8,6 +8,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::hint::black_box;
 
+use eunomia_host::dispatch::Only;
 use eunomia_host::event::clock::Clock;
 use eunomia_host::event::layout::bytes_of;
 use eunomia_host::event::layout::c::{
@@ -164,6 +165,51 @@ fn delivered(records: &[Vec<u8>], plugins: usize) -> f64 {
     (0..ROUNDS).map(round).fold(f64::MAX, f64::min) / (EVENTS * BATCHES) as f64
 }
 
+/// The same of plugins of which each wants the events of its own cgroup alone, and events of so many cgroups in turn. What their end
+/// takes, which is more than the events where there are many, is left out.
+fn narrowed(plugins: usize, cgroups: usize) -> f64 {
+    (narrowed_run(plugins, cgroups, BATCHES) - narrowed_run(plugins, cgroups, 0)) / (EVENTS * BATCHES) as f64
+}
+
+/// Nanoseconds of so many batches and the plugins' end.
+fn narrowed_run(plugins: usize, cgroups: usize, batches: usize) -> f64 {
+    let call = |at: u64| {
+        let mut call = syscall(at);
+        call.flat.cgroup = at % cgroups as u64;
+        bytes_of(&call).to_vec()
+    };
+    let records: Vec<Vec<u8>> = (0..EVENTS as u64).map(call).collect();
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a run time");
+    let round = |_| {
+        tokio.block_on(async {
+            let line = Line::new();
+            let compiled = line.compile(&plugin("count")).expect("it compiles");
+            let mut started = BTreeMap::new();
+            for number in 0..plugins {
+                let limits = Limits { queue_events: (EVENTS * BATCHES) as u64, ..Default::default() };
+                let only = Only { cgroups: vec![number as u64], ..Default::default() };
+                let settings = Settings { limits, only, ..Default::default() };
+                let name: &'static str = format!("count-{number}").leak();
+                let (plugin, member) = line.start_compiled(name, &compiled, &settings, None).await.expect("it starts");
+                line.join(member).await;
+                started.insert(name, plugin);
+            }
+            let clock = Clock::new(0, 0);
+            let begun = cpu_ns();
+            for _ in 0..batches {
+                line.send(decoded(&records, &clock)).await;
+            }
+            let outcome = line.finish(started).await;
+            let taken = cpu_ns() - begun;
+            let counts = outcome.kinds.values().flat_map(|kinds| kinds.values());
+            let delivered: u64 = counts.map(|counts| counts.delivered).sum();
+            assert_eq!(delivered, (EVENTS * batches) as u64, "each goes to one plugin, and none is lost");
+            taken
+        })
+    };
+    (0..ROUNDS).map(round).fold(f64::MAX, f64::min)
+}
+
 /// Microseconds of an instance, from a component that is compiled; and of an exchange with one that runs.
 fn starts() -> (f64, f64) {
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a run time");
@@ -194,7 +240,44 @@ fn starts() -> (f64, f64) {
     (best(false), best(true))
 }
 
+/// KiB of resident memory.
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident size");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// Prints what loaded plugins with the same bytes take, after an event for each; first of all, while no memory was freed before.
+fn memory() {
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a run time");
+    tokio.block_on(async {
+        let line = Line::new();
+        let mut started = BTreeMap::new();
+        let records = [bytes_of(&syscall(1)).to_vec()];
+        let compiled = line.compile(&plugin("count")).expect("it compiles");
+        let before = resident_kib();
+        for number in 0..TIMES {
+            let name: &'static str = format!("count-{number}").leak();
+            let (plugin, member) =
+                line.start_compiled(name, &compiled, &Settings::default(), None).await.expect("it starts");
+            line.join(member).await;
+            started.insert(name, plugin);
+            if [1, 100, TIMES].contains(&(number + 1)) {
+                line.send(decoded(&records, &Clock::new(0, 0))).await;
+                while !started.values().all(|plugin| plugin.queue.counts().values().any(|kind| kind.delivered > 0)) {
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+                let taken = resident_kib() - before;
+                let each = taken as f64 / (number + 1) as f64;
+                println!("{:<52}{each:>10.1} KiB", format!("memory of each of {} plugins", number + 1));
+            }
+        }
+        line.finish(started).await;
+    });
+}
+
 fn main() {
+    memory();
     let records: Vec<Vec<u8>> = (0..EVENTS as u64).map(|at| bytes_of(&syscall(at)).to_vec()).collect();
     let clock = Clock::new(0, 0);
     let native = best(|| (0..BATCHES).for_each(|_| _ = black_box(count_natively(black_box(&records)))));
@@ -210,6 +293,12 @@ fn main() {
     let (one, ten) = (delivered(&records, 1), delivered(&records, 10));
     row("syscall: decode, deliver to a plugin that counts", one);
     row("syscall: each more plugin", (ten - one) / 9.0);
+    for plugins in [1, 10, 100, 1_000] {
+        row(&format!("syscall: all for one of {plugins} plugins by its cgroup"), narrowed(plugins, 1));
+    }
+    for plugins in [10, 100, 1_000] {
+        row(&format!("syscall: in turn for {plugins} plugins by cgroup"), narrowed(plugins, plugins.min(EVENTS)));
+    }
     for (what, kind) in [("exec", record_kind::RECORD_EXEC), ("exit", record_kind::RECORD_EXIT)] {
         let records = vec![recorded(kind); EVENTS];
         let decoding = best(|| (0..BATCHES).for_each(|_| drop(black_box(decoded(&records, &clock)))));

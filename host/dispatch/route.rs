@@ -122,15 +122,15 @@ impl Visitor for Share<'_> {
     type Output = ();
 
     fn visit<R: Record>(self) {
+        let column = R::column(&self.batch.columns);
+        let mut start = 0;
         // Events of one process come in rows.
-        let mut last: Option<(Option<Who>, Vec<usize>)> = None;
-        for (row, event) in (0..).zip(R::column(&self.batch.columns)) {
-            let who = event.who();
-            let takers = match &mut last {
-                Some((same, takers)) if *same == who => takers,
-                last => &last.insert((who, self.router.takers(R::KIND, who.as_ref(), self.containers))).1,
-            };
-            takers.iter().for_each(|number| self.shares.entry(*number).or_default().add(R::KIND, row));
+        while let Some(who) = column.get(start).map(R::who) {
+            let end = start + column[start..].iter().take_while(|event| event.who() == who).count();
+            for number in self.router.takers(R::KIND, who.as_ref(), self.containers) {
+                self.shares.entry(number).or_default().add(R::KIND, start as u32..end as u32);
+            }
+            start = end;
         }
     }
 }

@@ -61,11 +61,11 @@ impl Batch {
 pub struct Picked(Vec<(Kind, Vec<u32>)>);
 
 impl Picked {
-    /// Adds a row. Those of one kind come one after the other, ascending.
-    pub fn add(&mut self, kind: Kind, row: u32) {
+    /// Adds rows. Those of one kind come one after the other, ascending.
+    pub fn add(&mut self, kind: Kind, rows: Range<u32>) {
         match self.0.last_mut() {
-            Some((last, rows)) if *last == kind => rows.push(row),
-            _ => self.0.push((kind, vec![row])),
+            Some((last, all)) if *last == kind => all.extend(rows),
+            _ => self.0.push((kind, rows.collect())),
         }
     }
 
