@@ -1,5 +1,6 @@
 //! What the kernel and the reader have counted of a source, and what of it is lost: told as gaps while it happens.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
@@ -9,7 +10,6 @@ use libbpf_rs::{MapCore, MapFlags, Object};
 
 use super::load::Loaded;
 use super::maps::map;
-use super::poll::Tally;
 use super::{ProgramRuns, Source, SourceCounts};
 use crate::event::Kind;
 use crate::event::clock::Clock;
@@ -21,6 +21,28 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Losses by kind, where that is known, and place.
 type Lost = BTreeMap<(Option<Kind>, &'static str), u64>;
+
+/// What the reader counts of a source's records.
+#[derive(Default)]
+pub struct Tally {
+    /// Records made of sums, besides those that the kernel's counters know.
+    pub summed: Cell<u64>,
+    pub decoded: Cell<u64>,
+    pub undecodable: Cell<u64>,
+    pub late: Cell<u64>,
+}
+
+impl Tally {
+    /// Records that came out of the rings.
+    pub fn read(&self) -> u64 {
+        self.decoded.get() + self.undecodable.get()
+    }
+}
+
+/// Adds one.
+pub fn bump(counter: &Cell<u64>) {
+    counter.set(counter.get() + 1);
+}
 
 /// What was told of a source's losses.
 pub struct Losses {

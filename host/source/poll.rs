@@ -1,6 +1,6 @@
 //! The thread that reads the rings: drains them in batches, merges them by time, decodes and delivers.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
@@ -10,7 +10,7 @@ use libbpf_rs::{MapCore, MapFlags};
 use rustix::process::setpriority_process;
 
 use super::load::{Loaded, load};
-use super::losses::{Losses, counts, runs};
+use super::losses::{Losses, Tally, bump, counts, runs};
 use super::maps::{control, map, narrow_to_plugins, select_calls};
 use super::rings::{Rings, Take};
 use super::{Narrowing, SOURCES, Source, SourceCounts, SourceState, State, Sums, Wanted, clock};
@@ -81,22 +81,6 @@ struct Attached {
     losses: Losses,
 }
 
-/// What the reader counts of a source's records.
-#[derive(Default)]
-pub struct Tally {
-    /// Records made of sums, besides those that the kernel's counters know.
-    pub summed: Cell<u64>,
-    decoded: Cell<u64>,
-    pub undecodable: Cell<u64>,
-    pub late: Cell<u64>,
-}
-
-impl Tally {
-    fn read(&self) -> u64 {
-        self.decoded.get() + self.undecodable.get()
-    }
-}
-
 /// What the rings' callbacks share.
 struct Pending {
     columns: Columns,
@@ -119,10 +103,6 @@ pub struct Reader {
     /// The programs have been told to wake it.
     asleep: bool,
     pending: Rc<RefCell<Pending>>,
-}
-
-fn bump(counter: &Cell<u64>) {
-    counter.set(counter.get() + 1);
 }
 
 impl Reader {
