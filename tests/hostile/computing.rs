@@ -47,18 +47,23 @@ async fn one_that_traps_at_every_event_is_set_aside_at_last() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_of_hundreds_of_memories_does_not_start() {
-    let folder = Folder::new("memories");
-    let bytes = wasm::with_memories(&std::fs::read(misbehave()).unwrap(), 300);
-    let file = folder.0.join("memories.wasm");
-    std::fs::write(&file, bytes).unwrap();
+async fn one_of_hundreds_of_parts_does_not_start() {
+    let folder = Folder::new("parts");
     let line = Line::new();
-    let error = line.start(("memories", 0), &file, "{}", None).await.err().unwrap();
-    let text = format!("{error:#}");
-    assert!(text.contains("it could not be instantiated: it has too many parts (limits.parts)"), "{text}");
-    let limits = Limits { parts: 400, memory_bytes: 64 << 20, ..Default::default() };
-    let settings = Settings { limits, ..Default::default() };
-    assert!(line.start_with(("memories", 0), &file, &settings, None).await.is_ok(), "where it is allowed, it runs");
+    for (name, sections) in [("memories", wasm::MEMORY), ("tables", wasm::TABLE), ("instances", b"")] {
+        let bytes = wasm::with_instances(&std::fs::read(misbehave()).unwrap(), sections, 300);
+        let file = folder.0.join(format!("{name}.wasm"));
+        std::fs::write(&file, bytes).unwrap();
+        let error = line.start((name, 0), &file, "{}", None).await.err().unwrap();
+        let text = format!("{error:#}");
+        assert!(text.contains("it could not be instantiated: it has too many parts (limits.parts)"), "{name}: {text}");
+        let limits = Limits { parts: 400, memory_bytes: 64 << 20, ..Default::default() };
+        let settings = Settings { limits, ..Default::default() };
+        assert!(
+            line.start_with((name, 0), &file, &settings, None).await.is_ok(),
+            "{name}: where it is allowed, it runs"
+        );
+    }
 }
 
 /// A filter whose answer the host takes, and which then never comes back.

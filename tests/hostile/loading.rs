@@ -9,8 +9,9 @@ use eunomia_host::compile::CompileLimits;
 use eunomia_host::compile::Compiler;
 use eunomia_host::plugin::{Compiled, Grants, Limits, Runtime};
 
+use crate::support::line::Line;
 use crate::support::{Folder, Host, can_load_bpf, plugin};
-use crate::wasm::{COMPONENT, importing, large_to_compile, slow_to_compile};
+use crate::wasm::{COMPONENT, calling, importing, large_to_compile, slow_to_compile};
 
 const HOST: &str = env!("CARGO_BIN_EXE_eunomia-host");
 
@@ -84,6 +85,25 @@ fn what_this_host_lacks_is_named() {
     assert!(registry.contains("container-registry = true below [grants]"), "{registry}");
     let newer = refusal(&importing("eunomia:plugin/alerts@0.9.0"));
     assert!(newer.contains("built for eunomia:plugin/alerts@0.9.0") && newer.contains("0.1.0"), "{newer}");
+}
+
+/// One whose handler takes other events than its name says, one that has a name twice, and a name that is taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn exports_that_are_not_what_their_names_say_are_refused() {
+    let folder = Folder::new("mistyped");
+    let (line, misbehave) = (Line::new(), fs::read(crate::beside::misbehave()).unwrap());
+    for (name, other) in [("on-fork", "on-exit"), ("on-fork", "on-tick"), ("filter-exec", "filter-exit")] {
+        let file = folder.0.join(format!("{other}.wasm"));
+        fs::write(&file, calling(&misbehave, &format!("/{name}@"), &format!("/{other}@"))).unwrap();
+        let error = line.start(("mistyped", 0), &file, "{}", None).await.err().expect("it is refused");
+        let text = format!("{error:#}");
+        let cause = format!("its export eunomia:plugin/{other}@0.1.0#");
+        assert!(text.contains(&cause) && text.contains("has another type than this host's"), "{text}");
+        assert!(text.contains("build it against this version's wit folder"), "{text}");
+    }
+    let json_log = fs::read(plugin("json-log")).unwrap();
+    let twice = refusal(&calling(&json_log, "/on-fork@", "/on-exec@"));
+    assert!(twice.contains("eunomia:plugin/on-exec@0.1.0") && twice.contains("copy it whole"), "{twice}");
 }
 
 #[test]

@@ -69,8 +69,14 @@ pub fn importing(name: &str) -> Vec<u8> {
     [COMPONENT, types.as_slice(), &section(10, &import)].concat()
 }
 
-/// The component with so many memories more, each in a core instance of its own.
-pub fn with_memories(component: &[u8], count: usize) -> Vec<u8> {
+/// A core module's section with one memory, of one page.
+pub const MEMORY: &[u8] = b"\x05\x03\x01\0\x01";
+
+/// A core module's section with one table, of one function.
+pub const TABLE: &[u8] = b"\x04\x04\x01\x70\0\x01";
+
+/// The component with so many core instances more, each of a module with these sections.
+pub fn with_instances(component: &[u8], sections: &[u8], count: usize) -> Vec<u8> {
     let (mut rest, mut modules) = (&component[COMPONENT.len()..], 0);
     while let [id, tail @ ..] = rest {
         let bytes = tail.iter().position(|byte| byte & 0x80 == 0).unwrap() + 1;
@@ -78,7 +84,7 @@ pub fn with_memories(component: &[u8], count: usize) -> Vec<u8> {
         modules += usize::from(*id == 1);
         rest = &tail[bytes + length..];
     }
-    let module = [b"\0asm\x01\0\0\0".as_slice(), &section(5, b"\x01\0\x01")].concat();
+    let module = [b"\0asm\x01\0\0\0", sections].concat();
     let instance = [&[0], leb(modules).as_slice(), &[0]].concat();
     let instances = [leb(count), instance.repeat(count)].concat();
     [component, &section(1, &module), &section(2, &instances)].concat()
@@ -88,4 +94,18 @@ pub fn with_memories(component: &[u8], count: usize) -> Vec<u8> {
 pub fn renamed(component: &[u8], name: &str) -> Vec<u8> {
     let content = [leb(name.len()).as_slice(), name.as_bytes()].concat();
     [component, &section(0, &content)].concat()
+}
+
+/// The component with another name, of the same length, wherever it has this one.
+pub fn calling(component: &[u8], name: &str, other: &str) -> Vec<u8> {
+    assert_eq!(name.len(), other.len(), "what stands behind it stays where it is");
+    let (mut bytes, mut found) = (component.to_vec(), 0);
+    for at in 0..=bytes.len() - name.len() {
+        if bytes[at..].starts_with(name.as_bytes()) {
+            bytes[at..at + other.len()].copy_from_slice(other.as_bytes());
+            found += 1;
+        }
+    }
+    assert!(found > 0, "{name} is in it");
+    bytes
 }
