@@ -201,6 +201,44 @@ fn a_storm_of_forks_and_programs_is_counted_to_the_last() {
     }
 }
 
+/// A process that starts a program now and then, beside some that make system calls without a pause and overflow their rings:
+/// it has a ring of its own, and loses nothing.
+#[test]
+fn a_quiet_process_beside_a_flood_is_seen_to_the_last() {
+    if !can_load_bpf() {
+        return;
+    }
+    const QUIET: usize = 40;
+    support::until_none_is_left_out(|| {
+        let folder = Folder::new("quiet");
+        fs::write(folder.0.join("json-log.toml"), "events = ['exec', 'gap']\n").unwrap();
+        for name in ["json-log", "count"] {
+            folder.put(&format!("{name}.wasm"), &fs::read(plugin(name)).unwrap());
+        }
+        let host = Host::start(&["--plugin-dir", folder.0.to_str().unwrap(), "--ring-bytes", "syscall=64K"]);
+        let flood = || {
+            Command::new("timeout")
+                .args(["2", "dd", "if=/dev/zero", "of=/dev/null", "bs=1"])
+                .stderr(Stdio::null())
+                .spawn()
+        };
+        let floods: [Child; STARTERS] = std::array::from_fn(|_| flood().unwrap());
+        for _ in 0..QUIET {
+            std::thread::sleep(Duration::from_millis(40));
+            Command::new("/bin/true").arg("quiet").status().unwrap();
+        }
+        floods.into_iter().for_each(|mut flood| assert_eq!(flood.wait().unwrap().code(), Some(124), "it went on"));
+        let (lines, summary) = host.stop();
+        let lost = &summary["sources"]["syscall"]["lost"]["kernel_ring"];
+        assert!(lost.as_u64().is_some_and(|lost| lost > 1_000), "the rings never were full: {summary}");
+        let seen = lines.iter().filter(|line| line["kind"] == "exec" && line["args"][1] == "quiet").count();
+        assert_eq!(seen, QUIET, "{summary}");
+        let process = &summary["sources"]["process"]["lost"];
+        assert!(process["kernel_ring"].is_null(), "{summary}");
+        assert_eq!(summary["plugins"]["json-log"]["lost"], serde_json::json!({}), "{summary}");
+    });
+}
+
 /// A plugin that floods alerts, and a reader who takes none of them: only that plugin waits.
 #[test]
 fn a_flood_of_alerts_that_nobody_reads_stops_nobody_else() {
