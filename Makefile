@@ -40,6 +40,10 @@ test-scale: build fixtures ## a thousand plugins, of which a hundred misbehave, 
 test-quick: build fixtures ## the tests that leave the machine in peace
 	@scripts/test.sh --lib --bins $(addprefix --test ,$(filter-out $(STORMS),$(TESTS)))
 
+.PHONY: fuzz
+fuzz: setup-fuzz ## cargo-fuzz, for FUZZ_SECONDS (60) each: the decoder, the settings, the compiling of plugins
+	@scripts/fuzz.sh $(or $(FUZZ_SECONDS),60)
+
 .PHONY: bench
 bench: build fixtures ## what things cost, as ratios
 	cargo bench --bench events --bench containers
@@ -55,13 +59,15 @@ lint: setup ## formatting and clippy
 fmt: ## formats the Rust sources
 	cargo fmt --all
 
-.PHONY: setup setup-test setup-vm
+.PHONY: setup setup-test setup-vm setup-fuzz
 setup: ## installs what building needs and is missing
 	@scripts/setup.sh build
 setup-test: ## installs what testing needs besides
 	@scripts/setup.sh test
 setup-vm: ## installs what virtual machines need besides
 	@scripts/setup.sh vm
+setup-fuzz: setup ## installs cargo-fuzz
+	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 
 .PHONY: fixtures
 fixtures: setup-test $(C_PLUGIN) $(CALLS)
