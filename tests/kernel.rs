@@ -325,7 +325,9 @@ fn a_reader_who_goes_away_ends_it_quietly() {
     gone.store(true, Ordering::Relaxed);
     noise.join().unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
-    assert!(!log.contains("error:") && !log.contains("panic"), "{log}");
+    let is_bad = |line: &str| line.contains("error:") || line.contains("panic");
+    let is_skipped = |line: &str| may_skip() && line.contains("the kernel left out");
+    assert!(!log.lines().any(|line| is_bad(line) && !is_skipped(line)), "{log}");
 }
 
 #[test]

@@ -4,4 +4,6 @@
 #[allow(dead_code)]
 mod checks;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| _ = checks::settings(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    checks::settings(bytes);
+});
