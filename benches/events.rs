@@ -18,7 +18,7 @@ use eunomia_host::event::{Batch, Columns, decode};
 use eunomia_host::plugin::{Limits, Settings};
 use rustix::time::{ClockId, clock_gettime};
 use support::line::Line;
-use support::plugin;
+use support::{plugin, resident_kib};
 
 /// Events of a batch, and how many batches are sent: as many as may wait for a plugin.
 const EVENTS: usize = 256;
@@ -238,13 +238,6 @@ fn starts() -> (f64, f64) {
     };
     let best = |exchanged| (0..ROUNDS).map(|_| round(exchanged)).fold(f64::MAX, f64::min);
     (best(false), best(true))
-}
-
-/// KiB of resident memory.
-fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident size");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 /// Prints what loaded plugins with the same bytes take, after an event for each; first of all, while no memory was freed before.

@@ -5,13 +5,14 @@ mod support;
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use libbpf_rs::query::ProgInfoIter;
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use serde_json::Value;
-use support::{Folder, Host, can_load_bpf, check_sums, plugin};
+use support::{Folder, Host, can_load_bpf, check_sums, fixture, plugin};
 
 /// Processes of a storm: their events are several times what the smallest ring and a pipe hold.
 const STORM: usize = 2_000;
@@ -115,33 +116,28 @@ fn end(child: &mut Child) {
     }
 }
 
+/// The summary of two plugins in a storm, where nobody reads what they print.
+fn of_unread(folder: &Folder, [first, second]: [&Path; 2], events: &str) -> Value {
+    let summary = folder.0.join("summary.json");
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let [first, second, file] = [first, second, &summary].map(|path| path.to_str().unwrap());
+    let args = ["--plugin", first, "--plugin", second, "--events", events, "--summary", file];
+    let (mut child, mut rest) = start_on(writer.into(), &args);
+    storm("unread");
+    end(&mut child);
+    std::io::copy(&mut rest, &mut std::io::sink()).unwrap();
+    let summary: Value = serde_json::from_str(&fs::read_to_string(&summary).unwrap()).unwrap();
+    check_sums(&summary);
+    summary
+}
+
 #[test]
 fn standard_output_that_takes_nothing_stops_nobody_else() {
     if !can_load_bpf() {
         return;
     }
     let folder = Folder::new("hanging");
-    let summary = folder.0.join("summary.json");
-    let (_reader, writer) = std::io::pipe().unwrap();
-    let (log, stats) = (plugin("json-log"), plugin("count"));
-    let (mut child, mut rest) = start_on(
-        writer.into(),
-        &[
-            "--plugin",
-            log.to_str().unwrap(),
-            "--plugin",
-            stats.to_str().unwrap(),
-            "--events",
-            "exec,exit",
-            "--summary",
-            summary.to_str().unwrap(),
-        ],
-    );
-    storm("unread");
-    end(&mut child);
-    std::io::copy(&mut rest, &mut std::io::sink()).unwrap();
-    let summary: Value = serde_json::from_str(&fs::read_to_string(&summary).unwrap()).unwrap();
-    check_sums(&summary);
+    let summary = of_unread(&folder, [&plugin("json-log"), &plugin("count")], "exec,exit");
     let count = &summary["plugins"]["count"];
     assert_eq!(count["lost"], serde_json::json!({}), "{summary}");
     assert!(count["delivered"].as_u64().unwrap() >= 2 * STORM as u64, "{summary}");
@@ -246,29 +242,10 @@ fn a_flood_of_alerts_that_nobody_reads_stops_nobody_else() {
         return;
     }
     let folder = Folder::new("unread-alerts");
-    let (summary, flood) = (folder.0.join("summary.json"), folder.0.join("flood.wasm"));
-    fs::copy("target/fixtures/misbehave.wasm", &flood).unwrap();
+    let flood = folder.0.join("flood.wasm");
+    fs::copy(fixture("misbehave"), &flood).unwrap();
     fs::write(folder.0.join("flood.toml"), "[config]\ndeed = 'alert-flood'\n").unwrap();
-    let (_reader, writer) = std::io::pipe().unwrap();
-    let count = plugin("count");
-    let (mut child, mut rest) = start_on(
-        writer.into(),
-        &[
-            "--plugin",
-            flood.to_str().unwrap(),
-            "--plugin",
-            count.to_str().unwrap(),
-            "--events",
-            "exec,fork",
-            "--summary",
-            summary.to_str().unwrap(),
-        ],
-    );
-    storm("unread");
-    end(&mut child);
-    std::io::copy(&mut rest, &mut std::io::sink()).unwrap();
-    let summary: Value = serde_json::from_str(&fs::read_to_string(&summary).unwrap()).unwrap();
-    check_sums(&summary);
+    let summary = of_unread(&folder, [&flood, &plugin("count")], "exec,fork");
     let count = &summary["plugins"]["count"];
     assert_eq!(count["lost"], serde_json::json!({}), "{summary}");
     assert!(count["delivered"].as_u64().unwrap() >= 2 * STORM as u64, "{summary}");

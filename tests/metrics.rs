@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Folder, Host, can_load_bpf, plugin};
+use support::{Folder, Host, can_load_bpf, fixture, plugin};
 
 /// How long anything may take that takes milliseconds.
 const LONG: Duration = Duration::from_secs(20);
@@ -162,8 +162,7 @@ fn a_plugins_own_metrics_are_served_within_its_limits_and_every_name_is_document
         return;
     }
     let folder = Folder::new("metrics-own");
-    fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fixtures/misbehave.wasm"), folder.0.join("flood.wasm"))
-        .unwrap();
+    fs::copy(fixture("misbehave"), folder.0.join("flood.wasm")).unwrap();
     fs::write(folder.0.join("flood.toml"), "[config]\ndeed = 'metric-flood'\n[limits]\nmetrics = 300\n").unwrap();
     fs::copy(folder.0.join("flood.wasm"), folder.0.join("fails.wasm")).unwrap();
     fs::write(folder.0.join("fails.toml"), "[config]\ndeed = 'trap'\n").unwrap();

@@ -3,7 +3,7 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use eunomia_host::event::{Columns, Kind, decode};
 use eunomia_host::plugin::{Limits, Settings};
 use serde_json::Value;
 use support::line::{Line, Outcome};
-use support::plugin;
+use support::{fixture, plugin};
 
 /// The runs of /bin/true in the recording.
 const RUNS: usize = 20;
 
 fn misbehave() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fixtures/misbehave.wasm")
+    fixture("misbehave")
 }
 
 /// What the kernel sent once, as `tests/record.rs` recorded it.

@@ -4,8 +4,6 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +13,7 @@ use eunomia_host::plugin::Settings;
 use eunomia_host::source::{Narrowing, Poller, State, Wanted};
 use serde_json::Value;
 use support::line::Line;
-use support::{can_load_bpf, plugin};
+use support::{can_load_bpf, fixture, plugin, resident_kib};
 
 const PLUGINS: usize = 1_000;
 
@@ -38,12 +36,6 @@ const NAME: &str = "scale-storm";
 /// What the test itself keeps of what was printed does not count.
 const MAX_GROWTH_KIB: u64 = 16 << 10;
 
-fn resident_kib() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 /// Makes system calls until it is told to stop; how many.
 fn storm(stop: &AtomicBool, made: &AtomicU64) {
     while !stop.load(Ordering::Relaxed) {
@@ -60,8 +52,7 @@ async fn a_hundred_that_misbehave_cost_the_other_nine_hundred_nothing() {
     }
     let seconds = std::env::var("EUNOMIA_SCALE_SECONDS").map_or(SECONDS, |seconds| seconds.parse().unwrap());
     let line = Line::new();
-    let misbehave = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fixtures/misbehave.wasm");
-    let (good, bad) = (line.compile(&plugin("count")).unwrap(), line.compile(&misbehave).unwrap());
+    let (good, bad) = (line.compile(&plugin("count")).unwrap(), line.compile(&fixture("misbehave")).unwrap());
     let events = Some(KindSet::of(&[Kind::Syscall]));
     let mut plugins = BTreeMap::new();
     for number in 0..PLUGINS {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -71,13 +70,7 @@ impl Filter {
     async fn answer(&mut self, plugin: &str, delivery: Delivery, kinds: KindSet) -> Option<Keep> {
         let (reply, mut answer) = oneshot::channel();
         let events: usize = kinds.iter().map(|kind| delivery.keep.count(&delivery.batch, kind)).sum();
-        let asked = match self.is_late() {
-            true => false,
-            false => match self.requests.try_send(FilterRequest { delivery, kinds, reply }) {
-                Ok(()) => true,
-                Err(TrySendError::Full(_) | TrySendError::Closed(_)) => false,
-            },
-        };
+        let asked = !self.is_late() && self.requests.try_send(FilterRequest { delivery, kinds, reply }).is_ok();
         if !asked {
             self.unanswered.fetch_add(events as u64, Ordering::Relaxed);
             return None;
@@ -88,7 +81,7 @@ impl Filter {
         self.late = Some(answer);
         if !std::mem::replace(&mut self.warned, true) {
             log::warn!(
-                "plugin {plugin}: as a filter it did not answer within {} ms, so {} until it does. Is standard output read by nobody?",
+                "plugin {plugin}: as a filter it did not answer within {} ms, so {} until it does; if it waits for standard output, have that read or sent to a file",
                 ANSWER_TIME.as_millis(),
                 if self.closed_when_down { "nothing passes" } else { "everything passes" }
             );

@@ -1,7 +1,7 @@
 //! A plugin that misbehaves beside one that does not: what the log says, what the other gets, and how late.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, Once};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use eunomia_host::plugin::{Limits, OnFault, Settings};
 use eunomia_host::wit::process::Fork;
 
 use super::support::line::{Line, Outcome};
-use super::support::plugin;
+use super::support::{fixture, plugin, resident_kib};
 
 /// How much later than it happened an event may reach the well-behaved plugin's output, but for one in a hundred.
 const MAX_DELAY: Duration = Duration::from_millis(50);
@@ -60,7 +60,7 @@ pub fn log() -> Vec<String> {
 }
 
 pub fn misbehave() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fixtures/misbehave.wasm")
+    fixture("misbehave")
 }
 
 /// A plugin that is set aside after its first fault, and whose calls take no longer than the test can wait.
@@ -158,9 +158,7 @@ pub struct Memory(u64);
 
 impl Memory {
     pub fn now() -> Self {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        Memory(line.trim().trim_end_matches(" kB").parse().unwrap())
+        Memory(resident_kib())
     }
 
     /// Asserts that it is about what it was.

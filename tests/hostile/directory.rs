@@ -401,7 +401,7 @@ fn a_new_version_that_cannot_run_leaves_the_old_one_running() {
     let folder = Folder::new("versions");
     folder.put("a.wasm", &json_log());
     let mut host = start(&folder);
-    let misbehave = fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/target/fixtures/misbehave.wasm")).unwrap();
+    let misbehave = fs::read(misbehave()).unwrap();
     folder.put("a.toml", b"[config]\ndeed = 'start-fails'\n");
     host.expect_log("a exchanged for its new version");
     for (bytes, why) in [

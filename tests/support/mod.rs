@@ -30,6 +30,18 @@ pub fn plugin(name: &str) -> PathBuf {
     path
 }
 
+/// A plugin that only tests run, which `make fixtures` has built.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/fixtures/{name}.wasm"))
+}
+
+/// Resident memory of this process.
+pub fn resident_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
 /// Whether this test may load BPF programs. In CI as root it must, so that a test cannot pass by doing nothing.
 pub fn can_load_bpf() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap();
