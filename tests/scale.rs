@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use eunomia_host::event::layout::c::syscall_flat;
 use eunomia_host::event::{Kind, KindSet};
-use eunomia_host::plugin::Settings;
+use eunomia_host::plugin::{Plugin, Settings};
 use eunomia_host::source::{Narrowing, Poller, State, Wanted};
 use serde_json::Value;
 use support::line::Line;
@@ -33,8 +34,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 const NAME: &str = "scale-storm";
 
 /// How much resident memory may grow from a quarter of the time, when those that misbehave have been set aside, to the end.
-/// What the test itself keeps of what was printed does not count.
+/// What the test itself keeps of what was printed does not count, nor what waits for a plugin that lags: that has a bound of its own.
 const MAX_GROWTH_KIB: u64 = 16 << 10;
+
+/// The memory that the host has taken for itself: plugins whose queues are long share the batches in them.
+fn taken_kib(line: &Line, plugins: &BTreeMap<&'static str, Plugin>) -> u64 {
+    let waiting = |plugin: &Plugin| plugin.queue.counts().values().map(|counts| counts.waiting).sum();
+    let longest: u64 = plugins.values().map(waiting).max().unwrap_or_default();
+    resident_kib() - line.captured_kib() - (longest * size_of::<syscall_flat>() as u64 >> 10)
+}
 
 /// Makes system calls until it is told to stop; how many.
 fn storm(stop: &AtomicBool, made: &AtomicU64) {
@@ -77,9 +85,9 @@ async fn a_hundred_that_misbehave_cost_the_other_nine_hundred_nothing() {
     };
     let start = Instant::now();
     tokio::time::sleep(Duration::from_secs(seconds) / 4).await;
-    let before = resident_kib() - line.captured_kib();
+    let before = taken_kib(&line, &plugins);
     tokio::time::sleep((Duration::from_secs(seconds)).saturating_sub(start.elapsed())).await;
-    let after = resident_kib() - line.captured_kib();
+    let after = taken_kib(&line, &plugins);
     stop.store(true, Ordering::Relaxed);
     thread.join().unwrap();
     let sources = tokio::task::spawn_blocking(|| poller.stop()).await.unwrap();
@@ -117,5 +125,5 @@ async fn a_hundred_that_misbehave_cost_the_other_nine_hundred_nothing() {
     }
     println!("{faults} faults; {set_aside} of {} that misbehave lost events to that", PLUGINS / 10);
     assert!(faults >= 100 && set_aside >= 80, "they did not misbehave");
-    assert!(after < before + MAX_GROWTH_KIB, "resident memory grew from {before} to {after} KiB");
+    assert!(after < before + MAX_GROWTH_KIB, "the memory that the host took grew from {before} to {after} KiB");
 }
