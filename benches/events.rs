@@ -269,37 +269,55 @@ fn memory() {
     });
 }
 
-fn main() {
-    memory();
+/// Prints a line: nanoseconds, and how many times what the same takes natively.
+fn row(what: &str, ns: f64, native: f64) {
+    println!("{what:<52}{ns:>10.1}{:>9.1}x", ns / native);
+}
+
+/// Flat events on their way, and plugins among which they are shared out.
+fn flat(native: f64) {
     let records: Vec<Vec<u8>> = (0..EVENTS as u64).map(|at| bytes_of(&syscall(at)).to_vec()).collect();
     let clock = Clock::new(0, 0);
-    let native = best(|| (0..BATCHES).for_each(|_| _ = black_box(count_natively(black_box(&records)))));
-    let row = |what: &str, ns: f64| println!("{what:<52}{ns:>10.1}{:>9.1}x", ns / native);
-    println!("{:<52}{:>10}{:>10}", "ns an event, in batches of 256", "", "native");
-    row("syscall: count the kernel's bytes natively", native);
     let copied = best(|| (0..BATCHES).for_each(|_| drop(black_box(black_box(&records).concat()))));
-    row("syscall: copy the kernel's bytes", copied);
-    row("syscall: decode", best(|| (0..BATCHES).for_each(|_| drop(black_box(decoded(&records, &clock))))));
+    row("syscall: copy the kernel's bytes", copied, native);
+    row("syscall: decode", best(|| (0..BATCHES).for_each(|_| drop(black_box(decoded(&records, &clock))))), native);
     let two_rings: Vec<Vec<u8>> = records.iter().step_by(2).chain(records.iter().skip(1).step_by(2)).cloned().collect();
     let cut = |records: &[Vec<u8>]| drop(black_box(Batch::cut(&mut decoded(records, &clock), u64::MAX)));
-    row("syscall: decode, put two CPUs' events in order", best(|| (0..BATCHES).for_each(|_| cut(&two_rings))));
+    row("syscall: decode, put two CPUs' events in order", best(|| (0..BATCHES).for_each(|_| cut(&two_rings))), native);
     let (one, ten) = (delivered(&records, 1), delivered(&records, 10));
-    row("syscall: decode, deliver to a plugin that counts", one);
-    row("syscall: each more plugin", (ten - one) / 9.0);
+    row("syscall: decode, deliver to a plugin that counts", one, native);
+    row("syscall: each more plugin", (ten - one) / 9.0, native);
+}
+
+/// Plugins that each want what is of a cgroup.
+fn shared_out(native: f64) {
     for plugins in [1, 10, 100, 1_000] {
-        row(&format!("syscall: all for one of {plugins} plugins by its cgroup"), narrowed(plugins, 1));
+        row(&format!("syscall: all for one of {plugins} plugins by its cgroup"), narrowed(plugins, 1), native);
     }
     for plugins in [10, 100, 1_000] {
-        row(&format!("syscall: in turn for {plugins} plugins by cgroup"), narrowed(plugins, plugins.min(EVENTS)));
+        row(
+            &format!("syscall: in turn for {plugins} plugins by cgroup"),
+            narrowed(plugins, plugins.min(EVENTS)),
+            native,
+        );
     }
+}
+
+/// Events with strings.
+fn strings(native: f64) {
+    let clock = Clock::new(0, 0);
     for (what, kind) in [("exec", record_kind::RECORD_EXEC), ("exit", record_kind::RECORD_EXIT)] {
         let records = vec![recorded(kind); EVENTS];
         let decoding = best(|| (0..BATCHES).for_each(|_| drop(black_box(decoded(&records, &clock)))));
-        row(&format!("{what}: decode"), decoding);
+        row(&format!("{what}: decode"), decoding, native);
         let (one, ten) = (delivered(&records, 1), delivered(&records, 10));
-        row(&format!("{what}: decode, deliver to a plugin that counts"), one);
-        row(&format!("{what}: each more plugin"), (ten - one) / 9.0);
+        row(&format!("{what}: decode, deliver to a plugin that counts"), one, native);
+        row(&format!("{what}: each more plugin"), (ten - one) / 9.0, native);
     }
+}
+
+/// Events of two kinds in turn, so that each is a call.
+fn calls(native: f64) {
     let turns: Vec<Vec<u8>> = (0..EVENTS as u64)
         .map(|at| match at % 2 {
             0 => bytes_of(&syscall(at)).to_vec(),
@@ -307,8 +325,29 @@ fn main() {
         })
         .collect();
     let (one, ten) = (delivered(&turns, 1), delivered(&turns, 10));
-    row("a call for each event, kinds in turn", (ten - one) / 9.0);
+    row("a call for each event, kinds in turn", (ten - one) / 9.0, native);
+}
+
+/// Instances and exchanges.
+fn starting(_native: f64) {
     let (instance, exchange) = starts();
     println!("{:<52}{instance:>10.1} us", "an instance of a plugin that is compiled");
     println!("{:<52}{exchange:>10.1} us", "an exchange of a plugin with the same");
+}
+
+/// What is measured, by name: all of it, or what the command line says.
+const PARTS: [(&str, fn(f64)); 5] =
+    [("flat", flat), ("shared-out", shared_out), ("strings", strings), ("calls", calls), ("starts", starting)];
+
+fn main() {
+    let names: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    let wanted = |name: &str| names.is_empty() || names.iter().any(|wanted| wanted == name);
+    if wanted("memory") {
+        memory();
+    }
+    let records: Vec<Vec<u8>> = (0..EVENTS as u64).map(|at| bytes_of(&syscall(at)).to_vec()).collect();
+    let native = best(|| (0..BATCHES).for_each(|_| _ = black_box(count_natively(black_box(&records)))));
+    println!("{:<52}{:>10}{:>10}", "ns an event, in batches of 256", "", "native");
+    row("syscall: count the kernel's bytes natively", native, native);
+    PARTS.iter().filter(|(name, _)| wanted(name)).for_each(|(_, measure)| measure(native));
 }

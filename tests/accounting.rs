@@ -9,7 +9,7 @@ use eunomia_host::dispatch::{
     Containers, Delivery, Dispatcher, Fate, Filter, FilterRequest, Item, KindCounts, Member, Message, Only, Place,
     Processes, Queue, Tree, Where, times,
 };
-use eunomia_host::event::layout::c::syscall_flat;
+use eunomia_host::event::layout::c::{syscall_flat, syscall_return_flat};
 use eunomia_host::event::{Batch, Columns, Keep, Kind, KindSet, Rows, runs_for};
 use eunomia_host::wit::alerts::{Alert, RaisedAlert, Severity};
 use eunomia_host::wit::gaps::Gap;
@@ -52,7 +52,8 @@ fn gap(time: u64, missing: Kind) -> Gap {
 
 /// Up to `most` events, each at a time of its own.
 fn columns(random: &mut Random, most: u64, now: &mut u64) -> Columns {
-    let mut columns = Columns { bytes: 10_000, ..Default::default() };
+    let mut columns = Columns::default();
+    columns.heap[Kind::Alert as usize] = 2_000;
     for _ in 0..random.below(most) + 1 {
         *now += 1;
         match random.below(12) {
@@ -63,6 +64,10 @@ fn columns(random: &mut Random, most: u64, now: &mut u64) -> Columns {
         }
     }
     columns
+}
+
+fn waiting(queue: &Queue) -> u64 {
+    queue.counts().values().map(|counts| counts.waiting).sum()
 }
 
 fn check(queue: &Queue) -> BTreeMap<Kind, KindCounts> {
@@ -165,7 +170,7 @@ impl Model {
 
 #[tokio::test]
 async fn a_queue_counts_as_a_model_does_and_tells_of_every_loss_in_time_order() {
-    let mut lost = 0;
+    let (mut lost, mut copied) = (0, 0);
     for seed in 1..=500 {
         let mut random = Random(seed * 0x9e37_79b9_7f4a_7c15);
         let wanted: KindSet = [Kind::Syscall, Kind::Alert, Kind::Gap].into_iter().collect();
@@ -174,7 +179,11 @@ async fn a_queue_counts_as_a_model_does_and_tells_of_every_loss_in_time_order() 
         let (mut model, mut now) = (Model::default(), 0);
         for _ in 0..random.below(400) {
             if random.one_in(2) {
-                let batch = Arc::new(Batch::cut(&mut columns(&mut random, 12, &mut now), u64::MAX));
+                let mut columns = columns(&mut random, 12, &mut now);
+                if random.one_in(2) {
+                    columns.syscall_return = vec![syscall_return_flat::default(); 200]; // Others'.
+                }
+                let batch = Arc::new(Batch::cut(&mut columns, u64::MAX));
                 let mut keep = Keep::default();
                 if random.one_in(3) {
                     for rows in runs_for(&batch, &Keep::default(), [Kind::Syscall].into_iter().collect()) {
@@ -183,7 +192,9 @@ async fn a_queue_counts_as_a_model_does_and_tells_of_every_loss_in_time_order() 
                     }
                 }
                 model.push(&batch, &keep, &runs_for(&batch, &keep, wanted));
-                queue.push(Delivery { batch, keep: Arc::new(keep) });
+                let before = waiting(&queue);
+                queue.push(Delivery { batch: batch.clone(), keep: Arc::new(keep) });
+                copied += usize::from(waiting(&queue) > before && Arc::strong_count(&batch) == 1);
             } else if !queue.is_idle() {
                 let Some(Item::Events(delivery)) = queue.pop().await else { panic!("there are events alone") };
                 model.take(&mut random, &queue, &delivery);
@@ -198,6 +209,7 @@ async fn a_queue_counts_as_a_model_does_and_tells_of_every_loss_in_time_order() 
         lost += model.missing.len() + model.failed.len();
     }
     assert!(lost > 10_000, "{lost}: the bounds were hardly reached, so this shows nothing");
+    assert!(copied > 1_000, "{copied}: hardly any part was copied for one that lags");
 }
 
 /// A plugin that is none: it takes from its queue at its own pace, fails, is abandoned, and answers as a filter, or does not.

@@ -88,6 +88,7 @@ struct LimitsTable {
     log_lines_per_second: Option<u64>,
     log_bytes_per_second: Option<u64>,
     alerts_per_second: Option<u64>,
+    alert_bytes: Option<u64>,
     metrics: Option<u64>,
     component_bytes: Option<u64>,
     compile_memory_bytes: Option<u64>,
@@ -107,6 +108,7 @@ impl LimitsTable {
         set(&mut limits.log_lines_per_second, self.log_lines_per_second);
         set(&mut limits.log_bytes_per_second, self.log_bytes_per_second);
         set(&mut limits.alerts_per_second, self.alerts_per_second);
+        set(&mut limits.alert_bytes, self.alert_bytes);
         set(&mut limits.metrics, self.metrics);
         set(&mut limits.component_bytes, self.component_bytes);
         set(&mut limits.compile.memory_bytes, self.compile_memory_bytes);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 
 use super::gaps::gap;
-use crate::event::{Batch, Columns, Kind};
+use crate::event::{Batch, Columns, Kind, alert_bytes};
 use crate::wit::alerts::RaisedAlert;
 
 /// Alerts that may wait for the dispatcher, which empties the inbox at once unless it is overwhelmed.
@@ -70,7 +70,9 @@ impl AlertReceiver {
         let gap: Vec<_> =
             (lost > told).then(|| gap(Kind::Alert, INBOX, lost - told, (since, now))).into_iter().collect();
         self.gaps.fetch_add(gap.len() as u64, Ordering::Relaxed);
-        Batch::cut(&mut Columns { alert, gap, ..Default::default() }, u64::MAX)
+        let mut columns = Columns { alert, gap, ..Default::default() };
+        columns.heap[Kind::Alert as usize] = columns.alert.iter().map(|raised| alert_bytes(&raised.alert)).sum();
+        Batch::cut(&mut columns, u64::MAX)
     }
 }
 

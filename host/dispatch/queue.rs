@@ -52,6 +52,10 @@ impl Serialize for Where {
     }
 }
 
+/// A plugin that lags keeps no batch of which it gets less than one in so many bytes, but a copy of its part: the rest, which is
+/// others', would stay in memory for as long as it takes.
+const SMALL_PART: usize = 4;
+
 /// A batch for one plugin, with what the filters before it kept.
 #[derive(Clone, Debug)]
 pub struct Delivery {
@@ -201,7 +205,10 @@ impl Queue {
             .filter(|(_, seen, _)| *seen > 0)
             .collect();
         let events: u64 = kept.iter().map(|(_, _, kept)| kept).sum();
-        let bytes = batch.columns.bytes as u64 * events / batch.len().max(1) as u64;
+        let own: usize = kept.iter().map(|(kind, _, kept)| batch.memory_of(*kind, *kept as usize)).sum();
+        let own = own + size_of::<Batch>();
+        let copied = inner.events > 0 && own < batch.memory / SMALL_PART;
+        let bytes = if copied { own } else { batch.memory } as u64;
         // A batch larger than the whole queue still fits into an empty one, or it could never be delivered.
         let fits =
             inner.events == 0 || (inner.events + events <= self.max_events && inner.bytes + bytes <= self.max_bytes);
@@ -227,6 +234,9 @@ impl Queue {
             inner.items.extend(gaps.map(Item::Events));
             inner.events += events;
             inner.bytes += bytes;
+            if copied {
+                delivery = Delivery { batch: Arc::new(batch.part(&delivery.keep, self.wanted)), keep: Arc::default() };
+            }
             inner.items.push_back(Item::Events(delivery));
             drop(inner);
             self.ready.notify_one();
@@ -375,59 +385,4 @@ pub fn times(rows: &Rows) -> Times {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::{Columns, decode, runs_for};
-    use crate::wit::process::Fork;
-
-    fn forks(count: u64) -> Arc<Batch> {
-        let fork = |time| Fork { time, task: decode::tests::task(), child_pid: 1 };
-        let mut pending = Columns { fork: (0..count).map(fork).collect(), ..Default::default() };
-        Arc::new(Batch::cut(&mut pending, u64::MAX))
-    }
-
-    fn sums(queue: &Queue) -> KindCounts {
-        let counts = queue.counts().remove(&Kind::Fork).unwrap_or_default();
-        let lost: u64 = counts.lost.values().sum();
-        assert_eq!(counts.seen, counts.filtered + counts.delivered + counts.waiting + lost);
-        counts
-    }
-
-    #[tokio::test]
-    async fn every_event_is_delivered_filtered_waiting_or_lost() {
-        let queue = Queue::new([Kind::Fork].into_iter().collect(), 10, u64::MAX);
-        let batch = forks(6);
-        let mut keep = Keep::default();
-        let rows = runs_for(&batch, &keep, KindSet::all()).remove(0);
-        keep.drop_rows(&rows, &[true, true, false, true, true, true]);
-        queue.push(Delivery { batch, keep: Arc::new(keep) });
-        queue.push(Delivery { batch: forks(5), keep: Arc::default() });
-        queue.push(Delivery { batch: forks(6), keep: Arc::default() });
-        let counts = sums(&queue);
-        assert_eq!((counts.seen, counts.filtered, counts.waiting), (17, 1, 10));
-        assert_eq!(counts.lost[&Where::Queue], 6);
-
-        assert!(matches!(queue.pop().await, Some(Item::Events(_))));
-        queue.settle(Kind::Fork, 3, (0, 2), Fate::Delivered);
-        queue.settle(Kind::Fork, 2, (3, 4), Fate::Lost(Where::Fault));
-        assert!(!queue.is_idle());
-        queue.abandon(Where::Shutdown);
-        let counts = sums(&queue);
-        assert_eq!((counts.delivered, counts.waiting), (3, 0));
-        assert_eq!(counts.lost[&Where::Shutdown], 5);
-        assert!(queue.is_idle());
-        queue.close();
-        assert!(queue.pop().await.is_none());
-    }
-
-    #[tokio::test]
-    async fn a_batch_larger_than_the_queue_is_delivered_when_nothing_waits_and_ticks_do_not_pile_up() {
-        let queue = Queue::new([Kind::Fork].into_iter().collect(), 2, u64::MAX);
-        queue.tick(1);
-        queue.tick(2);
-        queue.push(Delivery { batch: forks(5), keep: Arc::default() });
-        assert!(matches!(queue.pop().await, Some(Item::Tick { now: 1 })));
-        assert!(matches!(queue.pop().await, Some(Item::Events(_))));
-        assert_eq!(sums(&queue).waiting, 5);
-    }
-}
+mod tests;

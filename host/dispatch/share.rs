@@ -24,7 +24,6 @@ pub(super) fn push(queue: &Queue, batch: &Arc<Batch>, keep: &Arc<Keep>, picked: 
         own.copy(&batch.columns, kind, &kept);
     }
     if events > 0 {
-        own.bytes = batch.columns.bytes * events / batch.len().max(1);
         let batch = Arc::new(Batch::cut(&mut own, u64::MAX));
         queue.push(Delivery { batch, keep: Arc::default() });
     }

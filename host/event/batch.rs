@@ -26,6 +26,8 @@ pub struct Batch {
     pub columns: Columns,
     /// Their order across kinds: maximal runs of one kind, by time.
     pub runs: Vec<Run>,
+    /// The memory that all of it takes, in bytes.
+    pub memory: usize,
 }
 
 impl Batch {
@@ -34,9 +36,15 @@ impl Batch {
     pub fn cut(pending: &mut Columns, until: u64) -> Batch {
         pending.sort();
         let rest = pending.split_off(until);
-        let columns = std::mem::replace(pending, rest);
+        Batch::of(std::mem::replace(pending, rest))
+    }
+
+    /// One of sorted columns.
+    fn of(columns: Columns) -> Batch {
         let runs = merge(&columns);
-        Batch { columns, runs }
+        let events: usize = Kind::ALL.iter().map(|kind| columns.bytes(*kind)).sum();
+        let memory = events + size_of::<Batch>() + size_of_val(runs.as_slice());
+        Batch { columns, runs, memory }
     }
 
     /// How many events there are.
@@ -47,6 +55,21 @@ impl Batch {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
+    }
+
+    /// The memory that some of a kind's events take, in bytes.
+    pub fn memory_of(&self, kind: Kind, events: usize) -> usize {
+        self.columns.bytes(kind) * events / self.columns.count(kind).max(1)
+    }
+
+    /// A copy of some of its events: those kept of these kinds.
+    pub fn part(&self, keep: &Keep, kinds: KindSet) -> Batch {
+        let mut columns = Columns::default();
+        for kind in kinds.iter() {
+            let rows: Vec<u32> = (0..self.columns.count(kind) as u32).filter(|row| keep.keeps(kind, *row)).collect();
+            columns.copy(&self.columns, kind, &rows);
+        }
+        Batch::of(columns)
     }
 
     /// When the last event happened.
@@ -168,6 +191,15 @@ pub enum Pick {
     Each(Vec<u32>),
 }
 
+impl Pick {
+    fn len(&self) -> usize {
+        match self {
+            Pick::Range(range) => range.len(),
+            Pick::Each(rows) => rows.len(),
+        }
+    }
+}
+
 /// Consecutive events of one kind that a plugin gets in one call.
 #[derive(Clone, Debug)]
 pub struct Rows {
@@ -182,10 +214,7 @@ pub struct Rows {
 impl Rows {
     /// How many events.
     pub fn len(&self) -> usize {
-        match &self.pick {
-            Pick::Range(range) => range.len(),
-            Pick::Each(rows) => rows.len(),
-        }
+        self.pick.len()
     }
 
     /// Whether there is none.
@@ -201,17 +230,24 @@ impl Rows {
         }
     }
 
-    /// The same rows in pieces of at most `most`.
-    pub fn pieces(self, most: u32) -> Vec<Rows> {
-        let Rows { batch, kind, pick } = self;
-        let picks: Vec<Pick> = match pick {
-            Pick::Range(range) => {
-                let starts = range.clone().step_by(most as usize);
-                starts.map(|start| Pick::Range(start..range.end.min(start + most))).collect()
+    /// The same rows in pieces of at most `most`. A batch that all plugins share is counted by all of their threads: nothing is
+    /// cloned where one piece is enough.
+    pub fn pieces(self, most: u32) -> impl Iterator<Item = Rows> {
+        let (length, most) = (self.len(), most as usize);
+        let (mut whole, mut from) = (Some(self), 0);
+        std::iter::from_fn(move || {
+            let to = length.min(from + most);
+            if (from, to) == (0, length) {
+                return whole.take();
             }
-            Pick::Each(rows) => rows.chunks(most as usize).map(|rows| Pick::Each(rows.to_vec())).collect(),
-        };
-        picks.into_iter().map(|pick| Rows { batch: batch.clone(), kind, pick }).collect()
+            let Rows { batch, kind, pick } = whole.as_ref()?;
+            let pick = match pick {
+                Pick::Range(range) => Pick::Range(range.start + from as u32..range.start + to as u32),
+                Pick::Each(rows) => Pick::Each(rows[from..to].to_vec()),
+            };
+            from = to;
+            (pick.len() > 0).then(|| Rows { batch: batch.clone(), kind: *kind, pick })
+        })
     }
 }
 
@@ -313,6 +349,6 @@ mod tests {
         // fork 1 2 | alert 3, fork 4 dropped, alert 5 | fork 6 | alert 7: the two alerts have become one run.
         assert_eq!(times, [vec![0, 1], vec![0, 1], vec![3], vec![2]]);
         assert_eq!(keep.count(&batch, Kind::Fork), 3);
-        assert_eq!(only_forks[0].clone().pieces(3).iter().map(Rows::len).collect::<Vec<_>>(), [3, 1]);
+        assert_eq!(only_forks[0].clone().pieces(3).map(|rows| rows.len()).collect::<Vec<_>>(), [3, 1]);
     }
 }

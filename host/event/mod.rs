@@ -46,6 +46,14 @@ pub trait Visitor {
     fn visit<R: Record>(self) -> Self::Output;
 }
 
+/// What an alert's strings and lists take, in bytes.
+pub fn alert_bytes(alert: &wit::alerts::Alert) -> usize {
+    let wit::alerts::Alert { time: _, severity: _, rule, message, task, fields } = alert;
+    let field = |field: &wit::alerts::Field| size_of_val(field) + field.name.len() + field.value.len();
+    let comm = task.as_ref().map_or(0, |task| task.comm.len());
+    rule.len() + message.len() + comm + fields.iter().map(field).sum::<usize>()
+}
+
 /// The table of kinds. Whatever depends on the list of kinds is made from it.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident, $column:ident, $record:ty, $name:literal, $source:literal
@@ -84,14 +92,20 @@ macro_rules! kinds {
         #[derive(Default, Debug, Clone)]
         pub struct Columns {
             $(#[allow(missing_docs)] pub $column: Vec<$record>,)*
-            /// Roughly the memory that the events take: the length of the records they were decoded from.
-            pub bytes: usize,
+            /// What strings and lists of each kind's events take, in bytes: about the length of the records they were decoded from.
+            pub heap: [usize; Kind::ALL.len()],
         }
 
         impl Columns {
             /// How many events of a kind there are.
             pub fn count(&self, kind: Kind) -> usize {
                 match kind { $(Kind::$kind => self.$column.len(),)* }
+            }
+
+            /// The memory that a kind's events take, in bytes.
+            pub fn bytes(&self, kind: Kind) -> usize {
+                let rows = match kind { $(Kind::$kind => size_of::<$record>() * self.$column.len(),)* };
+                rows + self.heap[kind as usize]
             }
 
             /// The row, from `start` on, of the first event of a kind that `other` events at a time come before.
@@ -110,6 +124,7 @@ macro_rules! kinds {
 
             /// Adds copies of some of a kind's events of other columns.
             pub fn copy(&mut self, from: &Columns, kind: Kind, rows: &[u32]) {
+                self.heap[kind as usize] += from.heap[kind as usize] * rows.len() / from.count(kind).max(1);
                 match kind {
                     $(Kind::$kind => {
                         self.$column.extend(rows.iter().map(|row| from.$column[*row as usize].clone()));
@@ -120,7 +135,7 @@ macro_rules! kinds {
             /// Adds the events of other columns behind these.
             pub fn append(&mut self, mut other: Columns) {
                 $(self.$column.append(&mut other.$column);)*
-                self.bytes += other.bytes;
+                self.heap.iter_mut().zip(other.heap).for_each(|(heap, other)| *heap += other);
             }
 
             /// Puts every column in time order. Rows arrive nearly in order, which the sort makes use of.
@@ -128,15 +143,20 @@ macro_rules! kinds {
                 $(self.$column.sort_by_key(Record::time);)*
             }
 
-            /// Takes the events at or after `time` out of sorted columns.
+            /// Takes the events at or after `time` out of sorted columns, which then take no more memory than they need.
             fn split_off(&mut self, time: u64) -> Columns {
-                Columns {
-                    $($column: {
-                        let at = self.$column.partition_point(|row| row.time() < time);
-                        self.$column.split_off(at)
-                    },)*
-                    bytes: 0,
-                }
+                let mut later = Columns::default();
+                $({
+                    let at = self.$column.partition_point(|row| row.time() < time);
+                    if at < self.$column.len() {
+                        let heap = self.heap[Kind::$kind as usize] * (self.$column.len() - at) / self.$column.len();
+                        self.heap[Kind::$kind as usize] -= heap;
+                        later.heap[Kind::$kind as usize] = heap;
+                        later.$column = self.$column.split_off(at);
+                    }
+                    self.$column.shrink_to_fit();
+                })*
+                later
             }
         }
 
@@ -148,11 +168,13 @@ macro_rules! kinds {
             let kind = match decode::number(bytes)? {
                 $($(record_kind::$number => {
                     into.$column.push($decode(bytes, clock)?);
+                    if std::mem::needs_drop::<$record>() {
+                        into.heap[Kind::$kind as usize] += bytes.len();
+                    }
                     Kind::$kind
                 })?)*
                 record_kind(number) => return Err(DecodeError::UnknownKind(number)),
             };
-            into.bytes += bytes.len();
             Ok(kind)
         }
 

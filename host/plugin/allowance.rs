@@ -30,12 +30,11 @@ impl Allowance {
     }
 }
 
-/// Counts what was beyond the allowance, and tells of the first.
-pub(super) fn refuse(lost: &Arc<AtomicU64>, plugin: &str, what: &str, limit: &str, per_second: u64) {
+/// Counts what was beyond a limit, and tells of the first.
+pub(super) fn refuse(lost: &Arc<AtomicU64>, plugin: &str, what: &str, limit: &str) {
     if lost.fetch_add(1, Ordering::Relaxed) == 0 {
         log::warn!(
-            "plugin {plugin}: {what} than {per_second} in a second are lost, and counted in the summary; {limit} below [limits] \
-             in its settings allows more"
+            "plugin {plugin}: {what} are lost, and counted in the summary; {limit} below [limits] in its settings allows more"
         );
     }
 }

@@ -57,21 +57,21 @@ impl Epochs {
     }
 
     /// A call begins. It runs until what is returned is dropped.
-    pub fn begin(self: &Arc<Self>) -> Running {
+    pub fn begin(&self) -> Running<'_> {
         self.running.fetch_add(1, Ordering::SeqCst);
         if self.rests.load(Ordering::SeqCst)
             && let Some(thread) = self.thread.get()
         {
             thread.unpark();
         }
-        Running(self.clone())
+        Running(self)
     }
 }
 
 /// A call that runs.
-pub struct Running(Arc<Epochs>);
+pub struct Running<'a>(&'a Epochs);
 
-impl Drop for Running {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, Ordering::SeqCst);
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use super::loaded::Shared;
 use super::lower::Run;
 use super::services::{Outlets, State};
 use crate::event::{CallSet, Kind, Record, Rows, Visitor};
+use crate::output::Output;
 
 /// Why an instance has ended. It is never called again.
 #[derive(Clone, Debug)]
@@ -71,10 +72,22 @@ impl<R: Record> RunFunc<Vec<bool>> for TypedFunc<(Run<R>,), (Vec<bool>,)> {
     }
 }
 
+/// What calls are bounded by, and where they are counted.
+struct Bounds {
+    deadline_ms: u64,
+    wall_ms: u64,
+    epochs: Arc<Epochs>,
+    counts: Arc<CallCounts>,
+    /// Knows whether it waits for standard output.
+    output: Output,
+    /// The limiter's.
+    refused: Arc<AtomicBool>,
+}
+
 /// An instance of a plugin.
 pub(super) struct Instance {
     store: Store<State>,
-    deadline_ms: u64,
+    bounds: Bounds,
     handlers: BTreeMap<Kind, Box<dyn RunFunc<()>>>,
     filters: BTreeMap<Kind, Box<dyn RunFunc<Vec<bool>>>>,
     on_tick: Option<TypedFunc<(u64, u64), ()>>,
@@ -106,28 +119,38 @@ impl Blueprint {
     /// Makes an instance and starts it.
     pub async fn start(&self) -> Result<Instance> {
         let limiter = Limiter::new(&self.settings.limits, self.counts.clone());
+        let limits = &self.settings.limits;
+        let bounds = Bounds {
+            deadline_ms: limits.deadline_ms,
+            wall_ms: limits.wall_ms,
+            epochs: self.epochs.clone(),
+            counts: self.counts.clone(),
+            output: self.outlets.output.clone(),
+            refused: limiter.refused.clone(),
+        };
         let (outlets, counts) = (self.outlets.clone(), self.counts.clone());
-        let (http, epochs) = (self.http.clone(), self.epochs.clone());
-        let state = State::new(self.name.clone(), outlets, limiter, counts, epochs, (&self.settings, http))?;
+        let state = State::new(self.name.clone(), outlets, limiter, counts, (&self.settings, self.http.clone()))?;
         let mut store = Store::new(self.linked.engine(), state);
         store.limiter(|state| &mut state.limiter);
-        store.set_hostcall_fuel(limits::bounded(self.settings.limits.call_bytes));
+        store.set_hostcall_fuel(limits::bounded(limits.call_bytes));
         store.epoch_deadline_callback(|mut store| {
             let state = store.data_mut();
             state.slices_left = state.slices_left.saturating_sub(1);
             Ok(if state.slices_left == 0 { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
         });
-        enter(&mut store, START_DEADLINE_MS);
         let linked = self.linked.clone();
-        let linked = bounded(&mut store, START_DEADLINE_MS, |store| Box::pin(linked.instantiate_async(store)))
+        let linked = bounds
+            .starting(&mut store, |store| Box::pin(linked.instantiate_async(store)))
             .await
             .map_err(|fault| anyhow!("it could not be instantiated: {fault}"))?;
-        let mut instance = self.look_up(store, &linked)?;
+        let mut instance = self.look_up(store, bounds, &linked)?;
         if let Some(start) = instance.start {
             let config = self.settings.config.clone();
             let call =
                 |store| -> CallFuture<'_, _> { Box::pin(async move { start.call_async(store, (config,)).await }) };
-            let (result,) = bounded(&mut instance.store, START_DEADLINE_MS, call)
+            let (result,) = instance
+                .bounds
+                .starting(&mut instance.store, call)
                 .await
                 .map_err(|fault| anyhow!("its start function failed: {fault}"))?;
             result.map_err(|reason| anyhow!("its start function says: {}", reason.escape_debug()))?;
@@ -135,7 +158,7 @@ impl Blueprint {
         Ok(instance)
     }
 
-    fn look_up(&self, mut store: Store<State>, linked: &Linked) -> Result<Instance> {
+    fn look_up(&self, mut store: Store<State>, bounds: Bounds, linked: &Linked) -> Result<Instance> {
         let description = &self.description;
         let mut handlers = BTreeMap::new();
         for kind in description.handles.iter() {
@@ -163,8 +186,7 @@ impl Blueprint {
             }
             false => (None, None),
         };
-        let deadline_ms = self.settings.limits.deadline_ms;
-        Ok(Instance { store, deadline_ms, handlers, filters, on_tick, select_calls, start, stop, save, restore })
+        Ok(Instance { store, bounds, handlers, filters, on_tick, select_calls, start, stop, save, restore })
     }
 }
 
@@ -173,7 +195,9 @@ impl Instance {
     pub async fn calls(&mut self) -> Result<Option<CallSet>> {
         let Some(names) = self.select_calls else { return Ok(None) };
         let call = |store| -> CallFuture<'_, _> { Box::pin(async move { names.call_async(store, ()).await }) };
-        let (names,) = bounded(&mut self.store, START_DEADLINE_MS, call)
+        let (names,) = self
+            .bounds
+            .starting(&mut self.store, call)
             .await
             .map_err(|fault| anyhow!("its function that selects system calls failed: {fault}"))?;
         CallSet::named(&names).map(Some).map_err(|reason| anyhow!("it selects system calls, and {reason}"))
@@ -188,7 +212,7 @@ impl Instance {
     pub async fn save(&mut self) -> Result<Option<Vec<u8>>, Fault> {
         let Some(save) = self.save else { return Ok(None) };
         let call = |store| -> CallFuture<'_, _> { Box::pin(async move { save.call_async(store, ()).await }) };
-        let (state,) = bounded(&mut self.store, START_DEADLINE_MS, call).await?;
+        let (state,) = self.bounds.starting(&mut self.store, call).await?;
         match state.len() <= STATE_BYTES {
             true => Ok(Some(state)),
             false => Err(Fault(format!("its state has {} bytes, and at most {STATE_BYTES} are kept", state.len()))),
@@ -199,7 +223,7 @@ impl Instance {
     pub async fn restore(&mut self, state: Vec<u8>) -> Result<(), Fault> {
         let Some(restore) = self.restore else { return Ok(()) };
         let call = |store| -> CallFuture<'_, _> { Box::pin(async move { restore.call_async(store, (state,)).await }) };
-        let (result,) = bounded(&mut self.store, START_DEADLINE_MS, call).await?;
+        let (result,) = self.bounds.starting(&mut self.store, call).await?;
         result.map_err(|reason| {
             Fault(format!("it does not take over the state of the version before it: {}", reason.escape_debug()))
         })
@@ -209,7 +233,7 @@ impl Instance {
     pub async fn handle(&mut self, rows: Rows) -> Result<(), Fault> {
         let handler = &self.handlers[&rows.kind];
         self.store.data_mut().handles_alerts = rows.kind == Kind::Alert;
-        let result = bounded(&mut self.store, self.deadline_ms, |store| handler.call(store, rows)).await;
+        let result = self.bounds.call(&mut self.store, |store| handler.call(store, rows)).await;
         self.store.data_mut().handles_alerts = false;
         result
     }
@@ -219,7 +243,7 @@ impl Instance {
         let events = rows.len();
         // It may stand in for another version, which filters more.
         let Some(filter) = self.filters.get(&rows.kind) else { return Ok(vec![true; events]) };
-        let kept = bounded(&mut self.store, self.deadline_ms, |store| filter.call(store, rows)).await?;
+        let kept = self.bounds.call(&mut self.store, |store| filter.call(store, rows)).await?;
         match kept.len() == events {
             true => Ok(kept),
             false => Err(Fault(format!("its filter was asked about {events} events and gave {} answers", kept.len()))),
@@ -232,7 +256,7 @@ impl Instance {
         let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
         let call =
             |store| -> CallFuture<'_, ()> { Box::pin(async move { on_tick.call_async(store, (now, interval)).await }) };
-        bounded(&mut self.store, self.deadline_ms, call).await
+        self.bounds.call(&mut self.store, call).await
     }
 
     /// Tells it that no more events come, and ends it.
@@ -240,7 +264,7 @@ impl Instance {
         let result = match self.stop {
             Some(stop) => {
                 let call = |store| -> CallFuture<'_, ()> { Box::pin(async move { stop.call_async(store, ()).await }) };
-                bounded(&mut self.store, START_DEADLINE_MS, call).await
+                self.bounds.starting(&mut self.store, call).await
             }
             None => Ok(()),
         };
@@ -299,57 +323,68 @@ where
     })
 }
 
-fn enter(store: &mut Store<State>, deadline_ms: u64) {
-    // A deadline of n slices is over at the n-th tick after this one, so that it runs for at least that long.
-    store.data_mut().slices_left = deadline_ms + 1;
-    store.set_epoch_deadline(1);
-}
-
 /// Tells how long a call took when it is over, however that comes.
-struct Timed {
+struct Timed<'a> {
     since: Instant,
-    counts: Arc<CallCounts>,
+    counts: &'a CallCounts,
 }
 
-impl Drop for Timed {
+impl Drop for Timed<'_> {
     fn drop(&mut self) {
         self.counts.times.observe(self.since.elapsed());
     }
 }
 
-/// Calls into the instance: so much time to run, and some more to sleep or wait for the host, but time in which
-/// standard output takes nothing does not count, for that is not the plugin's doing.
-async fn bounded<'s, T, F>(store: &'s mut Store<State>, deadline_ms: u64, call: F) -> Result<T, Fault>
-where
-    F: FnOnce(&'s mut Store<State>) -> CallFuture<'s, T>,
-{
-    enter(store, deadline_ms);
-    let _running = store.data().epochs.begin();
-    // One reading of the clock for two purposes: it costs a tenth of a call with nothing in it.
-    let since = Instant::now();
-    let _timed = Timed { since, counts: store.data().counts.clone() };
-    let output = store.data().outlets.output.clone();
-    let wall_ms = store.data().wall_ms.max(deadline_ms * WALL_PER_DEADLINE);
-    let refused = store.data().limiter.refused.clone();
-    let mut call = call(store);
-    let returned = |result: wasmtime::Result<T>| {
-        result.map_err(|error| explain(&error, deadline_ms, refused.load(Ordering::Relaxed)))
-    };
-    // Most calls return at once, and a timer costs as much as such a call.
-    if let Poll::Ready(result) = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
-        return returned(result);
+impl Bounds {
+    /// A call by which the instance starts or ends, which may take longer than others.
+    async fn starting<'s, T, F>(&self, store: &'s mut Store<State>, call: F) -> Result<T, Fault>
+    where
+        F: FnOnce(&'s mut Store<State>) -> CallFuture<'s, T>,
+    {
+        self.bounded(store, START_DEADLINE_MS, call).await
     }
-    // The time that it may run comes on top: on a busy machine it passes more slowly, and is the better reason.
-    let longest = Duration::from_millis(wall_ms + deadline_ms);
-    let mut until = since + longest;
-    loop {
-        match timeout_at(until, &mut call).await {
-            Ok(result) => return returned(result),
-            Err(_) if output.is_waiting() => until = Instant::now() + longest,
-            Err(_) => {
-                return Err(Fault(format!(
-                    "it did not return within {wall_ms} ms, sleeping or waiting (limits.wall_ms)"
-                )));
+
+    async fn call<'s, T, F>(&self, store: &'s mut Store<State>, call: F) -> Result<T, Fault>
+    where
+        F: FnOnce(&'s mut Store<State>) -> CallFuture<'s, T>,
+    {
+        self.bounded(store, self.deadline_ms, call).await
+    }
+
+    /// Calls into the instance: so much time to run, and some more to sleep or wait for the host, but time in which
+    /// standard output takes nothing does not count, for that is not the plugin's doing.
+    async fn bounded<'s, T, F>(&self, store: &'s mut Store<State>, deadline_ms: u64, call: F) -> Result<T, Fault>
+    where
+        F: FnOnce(&'s mut Store<State>) -> CallFuture<'s, T>,
+    {
+        // A deadline of n slices is over at the n-th tick after this one, so that it runs for at least that long.
+        store.data_mut().slices_left = deadline_ms + 1;
+        store.set_epoch_deadline(1);
+        let _running = self.epochs.begin();
+        // One reading of the clock for two purposes: it costs a tenth of a call with nothing in it.
+        let since = Instant::now();
+        let _timed = Timed { since, counts: &self.counts };
+        let mut call = call(store);
+        let returned = |result: wasmtime::Result<T>| {
+            result.map_err(|error| explain(&error, deadline_ms, self.refused.load(Ordering::Relaxed)))
+        };
+        // Most calls return at once, and a timer costs as much as such a call.
+        if let Poll::Ready(result) = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
+            return returned(result);
+        }
+        let wall_ms = self.wall_ms.max(deadline_ms * WALL_PER_DEADLINE);
+        // The time that it may run comes on top: on a busy machine it passes more slowly, and is the better reason.
+        let longest = Duration::from_millis(wall_ms + deadline_ms);
+        let mut until = since + longest;
+        loop {
+            match timeout_at(until, &mut call).await {
+                Ok(result) => return returned(result),
+                Err(_) if self.output.is_waiting() => until = Instant::now() + longest,
+                Err(_) => {
+                    return Err(Fault(format!(
+                        "it did not return within {wall_ms} ms, sleeping or waiting (limits.wall_ms)"
+                    )));
+                }
             }
         }
     }

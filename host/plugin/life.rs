@@ -210,11 +210,11 @@ impl Life {
     async fn handle(&mut self, delivery: Delivery) {
         let runs = runs_for(&delivery.batch, &delivery.keep, self.connections.queue.wanted());
         for rows in runs.into_iter().flat_map(|rows| rows.pieces(CALL_EVENTS)) {
-            self.handle_part(rows).await;
+            let mut failed = self.handle_part(rows).await;
             // What was lost in a call that failed comes before the rest.
-            while let Some(gaps) = self.connections.queue.gaps() {
+            while failed && let Some(gaps) = self.connections.queue.gaps() {
                 for rows in runs_for(&gaps.batch, &gaps.keep, self.connections.queue.wanted()) {
-                    self.handle_part(rows).await;
+                    failed = self.handle_part(rows).await;
                 }
             }
             // The events behind a filter wait for it: they come before its own.
@@ -224,23 +224,24 @@ impl Life {
         }
     }
 
-    /// Has a part of a delivery handled, which is one call.
-    async fn handle_part(&mut self, rows: Rows) {
+    /// Has a part of a delivery handled, which is one call. Whether that failed.
+    async fn handle_part(&mut self, rows: Rows) -> bool {
         let (kind, events, times) = (rows.kind, rows.len(), times(&rows));
-        let Some(instance) = &mut self.instance else {
-            return self.connections.queue.settle(kind, events, times, Fate::Lost(Where::Quarantine));
+        let result = match &mut self.instance {
+            None => Ok(Fate::Lost(Where::Quarantine)),
+            Some(instance) if !instance.handles(kind) => Ok(Fate::Filtered),
+            Some(instance) => instance.handle(rows).await.map(|()| Fate::Delivered),
         };
-        if !instance.handles(kind) {
-            return self.connections.queue.settle(kind, events, times, Fate::Filtered);
+        if let Ok(Fate::Delivered) = result {
+            self.connections.counts.calls.fetch_add(1, Ordering::Relaxed);
         }
-        match instance.handle(rows).await {
-            Ok(()) => {
-                self.connections.counts.calls.fetch_add(1, Ordering::Relaxed);
-                self.connections.queue.settle(kind, events, times, Fate::Delivered);
-            }
+        let fate = *result.as_ref().unwrap_or(&Fate::Lost(Where::Fault));
+        self.connections.queue.settle(kind, events, times, fate);
+        match result {
+            Ok(_) => false,
             Err(fault) => {
-                self.connections.queue.settle(kind, events, times, Fate::Lost(Where::Fault));
                 self.recover(fault.losing(events, kind)).await;
+                true
             }
         }
     }

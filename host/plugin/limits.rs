@@ -57,6 +57,10 @@ pub const LOG_BYTES_PER_SECOND: u64 = 64 << 10;
 /// Alerts that a plugin may raise in a second unless its settings say otherwise: more than anybody can follow.
 pub const ALERTS_PER_SECOND: u64 = 1_000;
 
+/// What an alert's strings and lists may take unless the plugin's settings say otherwise: the longest command line with room for
+/// more. Alerts wait in queues, so what they may take bounds memory.
+pub const ALERT_BYTES: u64 = 64 << 10;
+
 /// Metrics of its own, each combination of labels being one, that a plugin may have unless its settings say otherwise.
 pub const METRICS: u64 = 1_000;
 
@@ -90,6 +94,8 @@ pub struct Limits {
     pub log_bytes_per_second: u64,
     /// Alerts that it may raise in a second.
     pub alerts_per_second: u64,
+    /// Bytes of an alert.
+    pub alert_bytes: u64,
     /// Metrics of its own that it may have.
     pub metrics: u64,
     /// Bytes of its file.
@@ -111,6 +117,7 @@ impl Default for Limits {
             log_lines_per_second: LOG_LINES_PER_SECOND,
             log_bytes_per_second: LOG_BYTES_PER_SECOND,
             alerts_per_second: ALERTS_PER_SECOND,
+            alert_bytes: ALERT_BYTES,
             metrics: METRICS,
             component_bytes: MAX_PLUGIN_BYTES as u64,
             compile: CompileLimits::default(),

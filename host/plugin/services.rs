@@ -11,12 +11,12 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::Settings;
 use super::allowance::{Allowance, refuse};
-use super::epochs::Epochs;
 use super::http::Http;
 use super::life::CallCounts;
 use super::limits::{Limiter, bounded};
 use super::streams::{LogStream, PrintStream};
 use crate::dispatch::{AlertInbox, Containers, Processes};
+use crate::event::alert_bytes;
 use crate::output::Output;
 use crate::wit::syscall::Abi;
 use crate::wit::{alerts, container_registry, containers, metrics, processes, syscalls, types};
@@ -52,12 +52,9 @@ pub struct State {
     pub(super) counts: Arc<CallCounts>,
     alerts: Allowance,
     alerts_per_second: u64,
+    alert_bytes: usize,
     /// How many metrics of its own it may have.
     most_metrics: u64,
-    /// How long a call may take in all.
-    pub(super) wall_ms: u64,
-    /// By which its deadlines pass.
-    pub(super) epochs: Arc<Epochs>,
     pub(super) print: PrintStream,
     wasi: WasiCtx,
     http: Http,
@@ -71,7 +68,6 @@ impl State {
         outlets: Outlets,
         limiter: Limiter,
         counts: Arc<CallCounts>,
-        epochs: Arc<Epochs>,
         (settings, http): (&Settings, Http),
     ) -> Result<Self> {
         let mut table = ResourceTable::new();
@@ -106,9 +102,8 @@ impl State {
             counts,
             alerts: Allowance::new(limits.alerts_per_second),
             alerts_per_second: limits.alerts_per_second,
+            alert_bytes: bounded(limits.alert_bytes),
             most_metrics: limits.metrics,
-            wall_ms: limits.wall_ms,
-            epochs,
             print,
             wasi: wasi.build(),
             http,
@@ -139,9 +134,14 @@ types_alone!(types, process, syscall, files, tcp, ipc, seccomp, cgroup, gaps);
 
 impl alerts::Host for State {
     async fn raise(&mut self, alert: alerts::Alert) {
+        let lost = &self.counts.alerts_lost;
+        if alert_bytes(&alert) > self.alert_bytes {
+            let what = format!("alerts of more than {} bytes", self.alert_bytes);
+            return refuse(lost, &self.plugin, &what, "alert_bytes");
+        }
         if !self.alerts.take(1) {
-            let (lost, per_second) = (&self.counts.alerts_lost, self.alerts_per_second);
-            return refuse(lost, &self.plugin, "more alerts", "alerts_per_second", per_second);
+            let what = format!("more alerts than {} in a second", self.alerts_per_second);
+            return refuse(lost, &self.plugin, &what, "alerts_per_second");
         }
         self.counts.alerts.fetch_add(1, Ordering::Relaxed);
         let time = crate::event::now();

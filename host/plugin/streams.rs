@@ -164,8 +164,9 @@ impl OutputStream for LogStream {
             if log.lines.take(1) && log.bytes.take(line.len() as u64) {
                 self.output.log(&self.plugin, line);
             } else {
-                let what = "log lines beyond log_bytes_per_second, or more log lines";
-                refuse(&self.lost, &self.plugin, what, "log_lines_per_second", self.lines_per_second);
+                let most = self.lines_per_second;
+                let what = format!("log lines beyond log_bytes_per_second, or more log lines than {most} in a second");
+                refuse(&self.lost, &self.plugin, &what, "log_lines_per_second");
             }
         }
         Ok(())

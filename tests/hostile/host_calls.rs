@@ -79,6 +79,16 @@ async fn a_flood_of_alerts_is_cut_to_the_allowance() {
     assert_eq!(shown, 2 * raised, "once by the host, and once by json-log");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn alerts_that_are_too_long_are_lost_and_counted() {
+    let limits = Limits { alert_bytes: 10, ..Default::default() };
+    let outcome = beside("bad-long-alerts", &settings("alert-flood", limits)).await;
+    assert_named_once("bad-long-alerts", "alerts of more than 10 bytes are lost");
+    let counts = &outcome.plugins["bad-long-alerts"].counts;
+    let (raised, lost) = (counts.alerts.load(Ordering::Relaxed), counts.alerts_lost.load(Ordering::Relaxed));
+    assert_eq!((raised, lost), (0, counts.calls.load(Ordering::Relaxed) * 200), "every one is counted");
+}
+
 /// A plugin that is exchanged while it waits in a call of the host: what it had is counted, the new version gets the rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_is_exchanged_in_the_middle_of_a_call_keeps_nothing_from_the_next() {

@@ -75,7 +75,7 @@ impl Raw {
         F: Record + crate::event::layout::Plain,
         R: Lower + ComponentType + for<'a> From<&'a F> + Debug,
     {
-        let batch = Arc::new(Batch { columns, runs: vec![] });
+        let batch = Arc::new(Batch { columns, ..Default::default() });
         let rows = F::column(&batch.columns);
         let name = F::KIND.name();
         let derived: Vec<R> = rows.iter().map(R::from).collect();
