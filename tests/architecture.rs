@@ -43,8 +43,8 @@ const ROOMS: &[Room] = &[
     Room("compile", &["confine"], &["rustix", "std::fs", "std::io", "std::os", "std::process", "std::thread"]),
     Room("confine", &[], &["rustix", "seccompiler", "std::env", "std::fs"]),
     Room("source", &["event", "wit"], &["libbpf_rs", "rustix", "std::fs", "std::io", "std::os", "std::thread"]),
-    // Of wasmtime, events know that they can be handed to a plugin, and nothing of how. Addresses are text, not sockets.
-    Room("event", &["wit"], &["std::net::IpAddr", "std::net::Ipv6Addr", "wasmtime::component::Lower"]),
+    // Addresses are text, not sockets.
+    Room("event", &["wit"], &["std::net::IpAddr", "std::net::Ipv6Addr"]),
     Room("dispatch", &["event", "wit"], &["tokio"]),
     Room(
         "plugin",
@@ -66,7 +66,8 @@ const ROOMS: &[Room] = &[
             "wasmtime_wasi_http::io::TokioIo",
         ],
     ),
-    Room("wit", &[], &["wasmtime::component::bindgen"]),
+    // Types, and how they stand in a plugin's memory.
+    Room("wit", &[], &["wasmtime::Result", "wasmtime::component"]),
 ];
 
 /// Modules behind a room's front door, and who may use them all the same: the thread that reads the kernel's rings

@@ -17,7 +17,7 @@ pub use batch::{Batch, Keep, Pick, Picked, Rows, Run, runs_for};
 pub use place::{Comm, Placed, Who, comm};
 pub use syscalls::{CallSet, name as syscall_name, number as syscall_number};
 
-use crate::wit;
+use crate::wit::{self, Canonical};
 use clock::Clock;
 use decode::DecodeError;
 use layout::c::{self, record_kind};
@@ -29,7 +29,7 @@ pub fn now() -> u64 {
 }
 
 /// What the records of every kind have.
-pub trait Record: Placed + wasmtime::component::Lower + Clone + Send + Sync + 'static {
+pub trait Record: Placed + Canonical + Clone + Send + Sync + 'static {
     /// The kind.
     const KIND: Kind;
     /// When it happened, in nanoseconds since the Unix epoch.

@@ -4,15 +4,17 @@
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use wasmtime::Result;
 use wasmtime::component::__internal::{CanonicalAbiInfo, InstanceType, InterfaceType, LowerContext};
 use wasmtime::component::{ComponentType, Lower};
 
-use crate::event::layout::{bytes_of_all, c};
+use crate::event::layout::{bytes_of, bytes_of_all, c};
 use crate::event::{Pick, Record, Rows};
 use crate::wit::files::{FileIo, FileOperation, FileType};
 use crate::wit::syscall::{Abi, FlatComm, Syscall, SyscallReturn};
+use crate::wit::{Canonical, Memory, put_all};
 
 /// A `list<R>` for a plugin: rows of a shared batch, not a copy of them.
 pub struct Run<R>(Rows, PhantomData<fn() -> R>);
@@ -35,7 +37,7 @@ unsafe impl<R: Record> ComponentType for Run<R> {
     }
 }
 
-// SAFETY: forwards to the lowering of `[R]` or `[&R]`, which are the same type to a component.
+// SAFETY: forwards to the lowering of `[R]` or `[Row<R>]`, which are the same type to a component.
 unsafe impl<R: Record> Lower for Run<R> {
     fn linear_lower_to_flat<T>(
         &self,
@@ -43,27 +45,76 @@ unsafe impl<R: Record> Lower for Run<R> {
         ty: InterfaceType,
         dst: &mut MaybeUninit<Self::Lower>,
     ) -> Result<()> {
-        let column = R::column(&self.0.batch.columns);
         match &self.0.pick {
-            Pick::Range(rows) => column[rows.start as usize..rows.end as usize].linear_lower_to_flat(cx, ty, dst),
-            Pick::Each(rows) => self.gather(rows, column).linear_lower_to_flat(cx, ty, dst),
+            Pick::Range(rows) if R::FLAT => self.column(rows).linear_lower_to_flat(cx, ty, dst),
+            _ => self.rows().linear_lower_to_flat(cx, ty, dst),
         }
     }
 
     fn linear_lower_to_memory<T>(&self, cx: &mut LowerContext<'_, T>, ty: InterfaceType, offset: usize) -> Result<()> {
-        let column = R::column(&self.0.batch.columns);
         match &self.0.pick {
-            Pick::Range(rows) => column[rows.start as usize..rows.end as usize].linear_lower_to_memory(cx, ty, offset),
-            Pick::Each(rows) => self.gather(rows, column).linear_lower_to_memory(cx, ty, offset),
+            Pick::Range(rows) if R::FLAT => self.column(rows).linear_lower_to_memory(cx, ty, offset),
+            _ => self.rows().linear_lower_to_memory(cx, ty, offset),
         }
     }
 }
 
 impl<R: Record> Run<R> {
-    fn gather<'a>(&self, rows: &[u32], column: &'a [R]) -> Vec<&'a R> {
-        rows.iter().map(|row| &column[*row as usize]).collect()
+    fn column(&self, rows: &Range<u32>) -> &[R] {
+        &R::column(&self.0.batch.columns)[rows.start as usize..rows.end as usize]
+    }
+
+    fn rows(&self) -> Vec<Row<'_, R>> {
+        match &self.0.pick {
+            Pick::Range(rows) => self.column(rows).iter().map(Row).collect(),
+            Pick::Each(rows) => {
+                let column = R::column(&self.0.batch.columns);
+                rows.iter().map(|row| Row(&column[*row as usize])).collect()
+            }
+        }
     }
 }
+
+/// One record of a run, lowered as `Canonical` has it.
+struct Row<'a, R>(&'a R);
+
+// SAFETY: everything is what the record says of itself.
+unsafe impl<R: Record> ComponentType for Row<'_, R> {
+    type Lower = R::Lower;
+    const ABI: CanonicalAbiInfo = R::ABI;
+
+    fn typecheck(ty: &InterfaceType, types: &InstanceType<'_>) -> Result<()> {
+        R::typecheck(ty, types)
+    }
+}
+
+// SAFETY: writes the bytes of records, which are those of the canonical layout: sizes and alignments are the engine's own, and
+// tests compare the bytes with those of its derived code.
+unsafe impl<R: Record> Lower for Row<'_, R> {
+    fn linear_lower_to_flat<T>(
+        &self,
+        _: &mut LowerContext<'_, T>,
+        _: InterfaceType,
+        _: &mut MaybeUninit<Self::Lower>,
+    ) -> Result<()> {
+        Err(wasmtime::Error::msg(IN_LISTS))
+    }
+
+    fn linear_lower_to_memory<T>(&self, cx: &mut LowerContext<'_, T>, ty: InterfaceType, offset: usize) -> Result<()> {
+        Self::linear_store_list_to_memory(cx, ty, offset, std::slice::from_ref(self))
+    }
+
+    fn linear_store_list_to_memory<T>(
+        cx: &mut LowerContext<'_, T>,
+        _: InterfaceType,
+        offset: usize,
+        rows: &[Self],
+    ) -> Result<()> {
+        put_all(rows.iter().map(|row| row.0), offset, cx)
+    }
+}
+
+const IN_LISTS: &str = "events are given in lists";
 
 /// Where a field stands in the canonical layout, behind what ends at `offset`.
 const fn place<T: ComponentType>(offset: usize) -> usize {
@@ -101,6 +152,15 @@ macro_rules! flat {
             }
         }
 
+        impl Canonical for c::$layout {
+            const FLAT: bool = true;
+
+            fn put<T>(&self, bytes: &mut [u8], _: usize, _: &mut Memory<'_, T>) -> Result<()> {
+                bytes.copy_from_slice(bytes_of(self));
+                Ok(())
+            }
+        }
+
         // SAFETY: writes the bytes of records, which are those of the canonical layout, enums' numbers being known to be cases
         // and padding to be zero since they were decoded.
         unsafe impl Lower for c::$layout {
@@ -110,7 +170,7 @@ macro_rules! flat {
                 _: InterfaceType,
                 _: &mut MaybeUninit<Self::Lower>,
             ) -> Result<()> {
-                Err(wasmtime::Error::msg("flat records are given in lists"))
+                Err(wasmtime::Error::msg(IN_LISTS))
             }
 
             fn linear_lower_to_memory<T>(

@@ -1,4 +1,4 @@
-//! A plugin sees the same bytes, whichever way they are lowered: by one copy, row by row, or as the engine's own derived code does.
+//! A plugin sees the same, whichever way events are lowered: by one copy, row by row, or as the engine's own derived code does.
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -9,7 +9,8 @@ use wasmtime::{Engine, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::*;
-use crate::event::{Batch, Columns};
+use crate::event::clock::Clock;
+use crate::event::{Batch, Columns, Kind, Visitor, decode};
 
 #[derive(Default)]
 struct State(WasiCtx, ResourceTable);
@@ -90,6 +91,56 @@ impl Raw {
         let some: Vec<u8> =
             every_second.iter().flat_map(|row| bytes_of_all(&rows[*row as usize..][..1])).copied().collect();
         assert_eq!(self.bytes(name, run(Pick::Each(every_second))), some, "{name}: row by row");
+    }
+}
+
+/// Whether a plugin says the same of events, however they are lowered.
+struct Says<'a>(&'a mut Raw, &'a Arc<Batch>);
+
+impl Visitor for Says<'_> {
+    type Output = ();
+
+    fn visit<R: Record>(self) {
+        let (raw, batch, name) = (self.0, self.1, R::KIND.name());
+        let derived = R::column(&batch.columns);
+        let rows = |pick| Run::<R>::new(Rows { batch: batch.clone(), kind: R::KIND, pick });
+        let expected = raw.bytes(name, derived.clone());
+        let text = String::from_utf8(expected.clone()).unwrap();
+        assert!(text.starts_with('[') && text.matches("time: ").count() >= derived.len(), "{text}");
+        assert!(raw.bytes(name, rows(Pick::Range(0..derived.len() as u32))) == expected, "{name}: {text}");
+        let (every_second, some): (Vec<u32>, Vec<R>) = (0..).zip(derived.iter().cloned()).step_by(2).unzip();
+        assert!(raw.bytes(name, rows(Pick::Each(every_second))) == raw.bytes(name, some), "{name}: row by row");
+    }
+}
+
+/// A record's bytes: small numbers, which are lengths, flags and cases too, and now and then a large one; behind them letters.
+fn record(number: u32, numbers: &mut Numbers) -> Vec<u8> {
+    let mut bytes = vec![0; 1_024];
+    for word in bytes[..512].chunks_exact_mut(4) {
+        let value = if numbers.below(16) == 0 { numbers.next() as u32 } else { u32::from(numbers.below(4)) };
+        word.copy_from_slice(&value.to_le_bytes());
+    }
+    bytes[512..].fill_with(|| numbers.below(128));
+    bytes[..4].copy_from_slice(&number.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn a_plugin_is_told_the_same_as_by_derived_lowering() {
+    const EVENTS: usize = 200;
+    let (mut raw, mut numbers) = (Raw::new(), Numbers(3));
+    for kind in
+        Kind::ALL.iter().copied().filter(|kind| ![Kind::Syscall, Kind::SyscallReturn, Kind::FileIo].contains(kind))
+    {
+        let Some(number) = kind.record_number() else { continue };
+        let (mut columns, mut tries) = (Columns::default(), 0);
+        while columns.count(kind) < EVENTS {
+            _ = decode(&record(number, &mut numbers), &Clock::new(0, 0), &mut columns);
+            tries += 1;
+            assert!(tries < EVENTS * 1_000, "{kind}: hardly any record makes sense");
+        }
+        let batch = Arc::new(Batch { columns, ..Default::default() });
+        kind.visit(Says(&mut raw, &batch));
     }
 }
 

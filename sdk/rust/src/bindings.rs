@@ -9,7 +9,7 @@ mod services {
         path: "../../wit",
         world: "services",
         generate_all,
-        additional_derives: [PartialEq, eunomia_json::Json],
+        additional_derives: [PartialEq, eunomia_derive::Json],
     });
 }
 

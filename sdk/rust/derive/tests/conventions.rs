@@ -1,6 +1,6 @@
 //! The conventions, on types shaped as the generators make them.
 
-use eunomia_json::Json;
+use eunomia_derive::Json;
 use serde_json::{json, to_value};
 
 type Timestamp = u64;

@@ -1,25 +1,10 @@
-//! `#[derive(Json)]`: serialises the records and enums that `bindgen!` and `generate!` make of the WIT package, so that an
-//! event has the same JSON wherever it is printed, and its names come from the WIT files alone.
-//!
-//! - a field keeps its name, in snake_case, without the underscore that Rust adds to its own words;
-//! - a `Timestamp` is an RFC 3339 string with nanoseconds, UTC;
-//! - the fields of a record called `task` or `endpoints` stand beside those of the event;
-//! - a `FlatComm`, which is two numbers, is the text that they hold;
-//! - a list called `fields`, of names with values, is an object;
-//! - an enum is its case's name in snake_case;
-//! - a `Container` is what names it: id, engine, name and image, and pod and namespace where it has a pod.
-//!
-//! The crate that derives needs `serde` (with its derive) and `humantime` among its dependencies.
+//! The JSON form of records and enums.
 
-use proc_macro::TokenStream;
 use proc_macro2::TokenStream as Tokens;
 use quote::quote;
-use syn::{Data, DataEnum, DeriveInput, Field, Fields, GenericArgument, PathArguments, Type, parse_macro_input};
+use syn::{Data, DataEnum, DeriveInput, Field, Fields, GenericArgument, PathArguments, Type};
 
-/// Derives `serde::Serialize` by the project's conventions, which the crate's documentation lists.
-#[proc_macro_derive(Json)]
-pub fn json(input: TokenStream) -> TokenStream {
-    let input = parse_macro_input!(input as DeriveInput);
+pub fn derive(input: &DeriveInput) -> Tokens {
     let name = &input.ident;
     let body = match &input.data {
         Data::Struct(_) if name == "FlatComm" => flat_comm(),
@@ -29,15 +14,14 @@ pub fn json(input: TokenStream) -> TokenStream {
         Data::Union(_) => quote!(compile_error!("WIT has no unions")),
     };
     let (generics, types, bounds) = input.generics.split_for_impl();
-    let serialises = quote! {
+    quote! {
         #[automatically_derived]
         impl #generics ::serde::Serialize for #name #types #bounds {
             fn serialize<S: ::serde::Serializer>(&self, serializer: S) -> ::core::result::Result<S::Ok, S::Error> {
                 #body
             }
         }
-    };
-    serialises.into()
+    }
 }
 
 /// A record is serialised as a struct of references to its fields, which says by serde's own attributes what is special.
