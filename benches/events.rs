@@ -341,8 +341,11 @@ fn starting(_native: f64) {
     println!("{:<52}{exchange:>10.1} us", "an exchange of a plugin with the same");
 }
 
+/// Measures something, and compares it with what the same takes natively.
+type Part = fn(f64);
+
 /// What is measured, by name: all of it, or what the command line says.
-const PARTS: [(&str, fn(f64)); 5] =
+const PARTS: [(&str, Part); 5] =
     [("flat", flat), ("shared-out", shared_out), ("strings", strings), ("calls", calls), ("starts", starting)];
 
 fn main() {

@@ -285,7 +285,7 @@ mod can_fail {
             ("dispatch/a.rs", "#[cfg(test)]\nmod tests { use crate::plugin::Limits; }"),
             ("dispatch/a.rs", "#[cfg(test)] use crate::plugin::Limits;"),
             ("event/layout.rs", "fn f() { unsafe { g() } }"),
-            ("event/a.rs", "trait Record: wasmtime::component::Lower {}"),
+            ("wit/a.rs", "trait Canonical: wasmtime::component::Lower {}"),
             ("plugin/a.rs", "use super::life::Life; use self::life::Life; use crate::dispatch::Queue;"),
         ] {
             assert_eq!(faults(name, source), "", "{name}: {source}");
