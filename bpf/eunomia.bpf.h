@@ -225,24 +225,47 @@ static __always_inline void fill_task(struct record_task *to, struct task_struct
 	BPF_CORE_READ_STR_INTO(&to->comm, task, comm);
 }
 
+/* A name's half without what stands behind its NUL, if there is one: bytes of longer names, on kernels before 5.17. */
+static __always_inline __u64 up_to_nul(__u64 half)
+{
+	__u64 nul = (half - 0x0101010101010101ULL) & ~half & 0x8080808080808080ULL;
+
+	return half & ((nul & -nul) - 1);
+}
+
+/* The name of a task that may be read as plain memory. */
+static __always_inline void copy_comm(char *to, const char *comm)
+{
+	__u64 low = *(__u64 *)comm, kept = up_to_nul(low);
+
+	*(__u64 *)to = kept;
+	*(__u64 *)(to + 8) = kept == low && (low >> 56) ? up_to_nul(*(__u64 *)(comm + 8)) : 0;
+}
+
 /* The current task in a flat record, which has these fields by themselves. */
 #define FILL_FLAT(flat, task)                                                                                          \
 	do {                                                                                                           \
-		__u64 ids = bpf_get_current_pid_tgid(), owner = bpf_get_current_uid_gid();                             \
 		if (has_task_btf()) {                                                                                  \
 			struct task_struct *self = bpf_get_current_task_btf();                                         \
 			(flat)->start_time = self->group_leader->start_boottime;                                       \
 			(flat)->ppid = self->real_parent->tgid;                                                        \
+			(flat)->pid = self->tgid;                                                                      \
+			(flat)->tid = self->pid;                                                                       \
+			(flat)->uid = self->cred->uid.val;                                                             \
+			(flat)->gid = self->cred->gid.val;                                                             \
+			(flat)->cgroup = self->cgroups->dfl_cgrp->kn->id;                                              \
+			copy_comm((flat)->comm, self->comm);                                                           \
 		} else {                                                                                               \
+			__u64 ids = bpf_get_current_pid_tgid(), owner = bpf_get_current_uid_gid();                     \
 			(flat)->start_time = BPF_CORE_READ(task, group_leader, start_boottime);                        \
 			(flat)->ppid = BPF_CORE_READ(task, real_parent, tgid);                                         \
+			(flat)->pid = ids >> 32;                                                                       \
+			(flat)->tid = ids;                                                                             \
+			(flat)->uid = owner;                                                                           \
+			(flat)->gid = owner >> 32;                                                                     \
+			(flat)->cgroup = bpf_get_current_cgroup_id();                                                  \
+			bpf_get_current_comm((flat)->comm, COMM_BYTES);                                                \
 		}                                                                                                      \
-		(flat)->cgroup = bpf_get_current_cgroup_id();                                                          \
-		bpf_get_current_comm((flat)->comm, COMM_BYTES);                                                        \
-		(flat)->pid = ids >> 32;                                                                               \
-		(flat)->tid = ids;                                                                                     \
-		(flat)->uid = owner;                                                                                   \
-		(flat)->gid = owner >> 32;                                                                             \
 	} while (0)
 
 /* Another program of the kind may interrupt this one on the same CPU, in the middle of an addition. */
