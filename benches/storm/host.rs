@@ -49,8 +49,18 @@ pub fn forget_machine_code() {
 }
 
 impl Host {
-    /// Starts it with so many copies of a plugin.
+    /// Starts it with so many copies of a plugin, which share machine code.
     pub fn start(name: &str, copies: usize, args: &[&str]) -> Host {
+        Self::start_with(name, copies, args, |_| Vec::new())
+    }
+
+    /// The same where each has bytes of its own, and so machine code.
+    pub fn start_each(name: &str, copies: usize, args: &[&str]) -> Host {
+        // A custom section with a name of one byte and four of content.
+        Self::start_with(name, copies, args, |copy| [&[0, 6, 1, b'n'], &(copy as u32).to_le_bytes()[..]].concat())
+    }
+
+    fn start_with(name: &str, copies: usize, args: &[&str], more: fn(usize) -> Vec<u8>) -> Host {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("eunomia-storm-{}-{number}", std::process::id()));
@@ -59,7 +69,8 @@ impl Host {
         command.arg("--cache").arg(cache());
         for copy in 0..copies {
             let file = folder.join(format!("{name}-{copy}.wasm"));
-            fs::copy(plugin(name), &file).expect("there is room");
+            let bytes = [fs::read(plugin(name)).expect("it was built"), more(copy)].concat();
+            fs::write(&file, bytes).expect("there is room");
             command.arg("--plugin").arg(file);
         }
         let begun = Instant::now();

@@ -58,7 +58,7 @@ fn main() {
 }
 
 /// What is measured of the host without a storm.
-const ITSELF: [(&str, fn()); 3] = [("start", start_up), ("memory", memory), ("idle", idle)];
+const ITSELF: [(&str, fn()); 4] = [("start", start_up), ("start-many", start_many), ("memory", memory), ("idle", idle)];
 
 fn workload(storm: &Storm, times: u64) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
@@ -163,6 +163,19 @@ fn start_up() {
         row(&format!("ready after a cold start, {what}"), best(ROUNDS, || ready(cold()), |ms| *ms), "ms");
         row(&format!("  with machine code kept, {what}"), best(ROUNDS, || ready(start()), |ms| *ms), "ms");
     }
+}
+
+/// How long it takes with many plugins, of which none is another's copy.
+fn start_many() {
+    let ready = || {
+        let host = Host::start_each("count", MANY, &["--events", "exec"]);
+        let after = host.ready_after.as_secs_f64() * 1e3;
+        host.stop();
+        after
+    };
+    host::forget_machine_code();
+    row(&format!("ready after a cold start, {MANY} plugins"), ready(), "ms");
+    row("  with machine code kept", best(ROUNDS, ready, |ms| *ms), "ms");
 }
 
 /// Memory with more and more plugins.

@@ -112,6 +112,9 @@ fn read_said(mut stderr: impl Read) -> String {
     String::from_utf8_lossy(&said).into_owned()
 }
 
+/// What the engine says of components that need asynchronous functions.
+const ASYNC: &str = "component model async feature";
+
 /// Why there is no machine code. What the process says can hold names of the plugin's choice.
 fn explain(status: ExitStatus, said: &str, limits: CompileLimits) -> anyhow::Error {
     let line = said.trim().strip_prefix("error: ").unwrap_or(said.trim()).escape_debug().to_string();
@@ -126,6 +129,10 @@ fn explain(status: ExitStatus, said: &str, limits: CompileLimits) -> anyhow::Err
             limits.cpu_seconds
         ),
         Some(signal) => anyhow!("the process that compiles it ended by signal {signal}, and said: {line}"),
+        None if status.code() == Some(REFUSED) && said.contains(ASYNC) => anyhow!("{line}").context(
+            "it uses asynchronous functions of the component model, which this host does not run; build it for WASI 0.2 without \
+             them (componentize-qjs, for one, has --sync for that)",
+        ),
         None if status.code() == Some(REFUSED) => anyhow!("{line}")
             .context("it is damaged or uses something that this host does not run; build it again and copy it whole"),
         None => anyhow!("the process that compiles it failed ({status}), and said: {line}"),

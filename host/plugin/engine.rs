@@ -71,7 +71,6 @@ pub(super) fn engine() -> Result<Engine> {
         // A call costs 3 to 5 times as much with it, and no plugin needs it.
         .concurrency_support(false)
         .gc_support(false)
-        .wasm_multi_memory(false)
         .wasm_memory64(false)
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .max_wasm_stack(STACK_BYTES)

@@ -87,6 +87,21 @@ fn what_this_host_lacks_is_named() {
     assert!(newer.contains("built for eunomia:plugin/alerts@0.9.0") && newer.contains("0.1.0"), "{newer}");
 }
 
+/// Components that call each other by way of the engine's adapters, which have a memory of each; and one that is asynchronous.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_made_of_components_runs_and_what_is_asynchronous_is_named() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/plugin/composed");
+    let line = Line::new();
+    let (plugin, member) = line.start(("composed", 0), &file, "{}", None).await.unwrap();
+    assert!(member.tick.is_some(), "it wants ticks");
+    line.join(member).await;
+    line.finish(std::collections::BTreeMap::from([("composed", plugin)])).await;
+
+    // A canonical section with task.cancel.
+    let refusal = refusal(&[COMPONENT, &[8, 2, 1, 5]].concat());
+    assert!(refusal.contains("asynchronous functions") && refusal.contains("WASI 0.2"), "{refusal}");
+}
+
 /// One whose handler takes other events than its name says, one that has a name twice, and a name that is taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn exports_that_are_not_what_their_names_say_are_refused() {
