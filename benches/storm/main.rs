@@ -27,7 +27,8 @@ const LOADED: [usize; 4] = [1, 10, 100, 1_000];
 /// What a lost event counts for among the seconds of a run.
 const LOSS_SECONDS: f64 = 1.0;
 
-/// How long the host does nothing while that is measured.
+/// How long the host does nothing while that is measured, and for how long a start has something left to do.
+const SETTLES: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(10);
 
 fn main() {
@@ -197,7 +198,7 @@ fn memory() {
 fn idle() {
     // Nothing happens to whom is looked at, however busy the machine is otherwise.
     let host = Host::start("json-log", 1, &["--comm", "nobody-has-it"]);
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(SETTLES);
     let begun = measure::cpu_ns_of_threads(host.pid());
     std::thread::sleep(IDLE);
     // Threads that were needed for the start end meanwhile.
