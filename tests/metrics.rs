@@ -247,6 +247,8 @@ fn whoever_connects_and_asks_badly_keeps_nobody_else_from_the_metrics() {
     let huge = format!("GET /metrics HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(100_000));
     assert!(!send(&address, huge.as_bytes()).starts_with("HTTP/1.1 200"));
     assert!(!send(&address, &[0xff; 4096]).starts_with("HTTP/1.1 200"));
+    let open_files = || fs::read_dir(format!("/proc/{}/fd", host.pid())).unwrap().count();
+    let before = open_files();
     let idle: Vec<TcpStream> = (0..500).map(|_| TcpStream::connect(&address).unwrap()).collect();
     let halves: Vec<TcpStream> = (0..100)
         .map(|_| {
@@ -258,7 +260,76 @@ fn whoever_connects_and_asks_badly_keeps_nobody_else_from_the_metrics() {
     for _ in 0..10 {
         assert_eq!(sum(&scrape(&address), "eunomia_build_info", &[]), 1.0);
     }
-    drop((idle, halves));
+    // Those who ask, and read nothing of the answer.
+    let deaf: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let mut socket = TcpStream::connect(&address).unwrap();
+            socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            socket
+        })
+        .collect();
+    assert_eq!(sum(&scrape(&address), "eunomia_build_info", &[]), 1.0);
+    // Those who ask a byte at a time: whoever takes too long is cut off, and meanwhile others are answered.
+    let start = Instant::now();
+    let mut slow: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    let mut request = b"GET /metrics HTTP/1.1\r\nX: ".iter().copied().chain(std::iter::repeat(b'x'));
+    while !slow.is_empty() {
+        let byte = request.next().unwrap();
+        slow.retain_mut(|socket| socket.write_all(&[byte]).is_ok());
+        assert_eq!(sum(&scrape(&address), "eunomia_build_info", &[]), 1.0);
+        assert!(start.elapsed() < LONG, "they are never cut off");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    drop((idle, halves, deaf));
+    until("no descriptor is left open", || open_files() <= before);
+    host.stop();
+}
+
+/// Has the kernel measure runs of BPF programs, or not, and leaves that as it was.
+struct Measuring(String);
+
+const BPF_STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+impl Measuring {
+    fn set(on: bool) {
+        fs::write(BPF_STATS, if on { "1" } else { "0" }).unwrap();
+    }
+}
+
+impl Drop for Measuring {
+    fn drop(&mut self) {
+        fs::write(BPF_STATS, &self.0).unwrap();
+    }
+}
+
+#[test]
+fn runs_of_bpf_programs_are_told_while_the_kernel_measures_them() {
+    const CALLS: u64 = 100_000;
+    if !can_load_bpf() {
+        return;
+    }
+    let count = plugin("count");
+    let (host, address) = host(&["--plugin", count.to_str().unwrap(), "--events", "syscall"]);
+    let call = || (0..CALLS).for_each(|_| _ = rustix::process::getppid());
+    let measured = || {
+        let all = scrape(&address);
+        let of = |what: &str| sum(&all, &format!("eunomia_bpf_program_{what}_total"), &["source=\"syscall\""]);
+        (of("runs"), of("seconds"))
+    };
+    let measuring = Measuring(fs::read_to_string(BPF_STATS).unwrap());
+    Measuring::set(true);
+    let before = measured();
+    call();
+    let after = measured();
+    let (runs, seconds) = (after.0 - before.0, after.1 - before.1);
+    assert!(runs >= CALLS as f64, "{runs} runs");
+    let each = seconds / runs;
+    assert!((1e-9..1e-3).contains(&each), "{each} s for each run");
+    Measuring::set(false);
+    let before = measured();
+    call();
+    assert!(measured().0 - before.0 < CALLS as f64 / 2.0, "what is not measured is not told");
+    drop(measuring);
     host.stop();
 }
 
