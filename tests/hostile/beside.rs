@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use eunomia_host::event::clock::Clock;
 use eunomia_host::event::{self, Columns, Kind, decode};
-use eunomia_host::plugin::{Limits, OnFault, Settings};
+use eunomia_host::plugin::{Limits, OnFault, Plugin, Settings};
 use eunomia_host::wit::process::Fork;
 
 use super::support::line::{Line, Outcome};
@@ -20,6 +20,9 @@ const MAX_DELAY: Duration = Duration::from_millis(50);
 const BATCHES: usize = 300;
 pub const EVENTS: usize = 10;
 const EVERY: Duration = Duration::from_millis(2);
+
+/// Events in all.
+pub const SENT: u64 = (BATCHES * EVENTS) as u64;
 
 /// How often a case is tried before it counts as late: other work of the machine delays everything, a plugin that harms others
 /// does so every time.
@@ -69,6 +72,13 @@ pub fn settings(deed: &str, limits: Limits) -> Settings {
     Settings { config: format!(r#"{{"deed": "{deed}"}}"#), on_fault: OnFault::Stop, limits, ..Default::default() }
 }
 
+/// The same for one that does too much, but returns: on a busy machine its calls take long, which is not what it is tried for.
+pub fn unhurried(deed: &str, limits: Limits) -> Settings {
+    let mut settings = settings(deed, Limits { deadline_ms: 10_000, ..limits });
+    settings.limits.wall_ms = 60_000;
+    settings
+}
+
 pub fn forks(sample: &Fork) -> Columns {
     let time = event::now();
     Columns { fork: vec![Fork { time, ..sample.clone() }; EVENTS], ..Default::default() }
@@ -100,10 +110,15 @@ pub fn listen() {
 
 /// Runs the plugin `name` with these settings beside json-log, which must get everything in time.
 pub async fn beside(name: &'static str, settings: &Settings) -> Outcome {
+    in_time(name, async || try_beside(name, settings).await).await
+}
+
+/// What came of a case about the plugin `name` in which json-log has got everything in time.
+pub async fn in_time(name: &str, case: impl AsyncFn() -> Outcome) -> Outcome {
     listen();
     for attempt in 1.. {
         LOG.lock().unwrap().retain(|line| !is_of(line, name));
-        let outcome = try_beside(name, settings).await;
+        let outcome = case().await;
         let delay = delay(&outcome);
         if delay < MAX_DELAY {
             return outcome;
@@ -117,20 +132,41 @@ async fn try_beside(name: &'static str, settings: &Settings) -> Outcome {
     let line = Line::new();
     let (bad, member) = line.start_with((name, 0), &misbehave(), settings, None).await.unwrap();
     line.join(member).await;
+    let good = neighbour(&line).await;
+    send(&line, async || {}).await;
+    let outcome = line.finish(BTreeMap::from([(name, bad), ("json-log", good)])).await;
+    assert_whole(&outcome);
+    assert_eq!(outcome.kinds[name][&Kind::Fork].seen, SENT, "{name}");
+    outcome
+}
+
+/// The well-behaved plugin beside it, which prints each event.
+pub async fn neighbour(line: &Line) -> Plugin {
     let (good, member) = line.start(("json-log", 1), &plugin("json-log"), "{}", None).await.unwrap();
     line.join(member).await;
+    good
+}
+
+/// Sends all batches, each in its time, and does something else in the middle.
+pub async fn send(line: &Line, meanwhile: impl AsyncFnOnce()) {
     let sample = sample();
     let mut clock = tokio::time::interval(EVERY);
-    for _ in 0..BATCHES {
+    let mut meanwhile = Some(meanwhile);
+    for batch in 0..BATCHES {
         clock.tick().await;
         line.send(forks(&sample)).await;
+        if batch == BATCHES / 2
+            && let Some(meanwhile) = meanwhile.take()
+        {
+            meanwhile().await;
+        }
     }
-    let outcome = line.finish(BTreeMap::from([(name, bad), ("json-log", good)])).await;
-    let sent = (BATCHES * EVENTS) as u64;
+}
+
+/// Asserts that the well-behaved plugin has everything.
+pub fn assert_whole(outcome: &Outcome) {
     let counts = &outcome.kinds["json-log"][&Kind::Fork];
-    assert_eq!((counts.seen, counts.delivered), (sent, sent), "{name}: {counts:?}");
-    assert_eq!(outcome.kinds[name][&Kind::Fork].seen, sent, "{name}");
-    outcome
+    assert_eq!((counts.seen, counts.delivered), (SENT, SENT), "{counts:?}");
 }
 
 /// How late nearly all events came to be printed: the 99th percentile.

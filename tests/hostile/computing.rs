@@ -7,9 +7,11 @@ use eunomia_host::dispatch::Where;
 use eunomia_host::event::Kind;
 use eunomia_host::plugin::{Limits, Settings};
 
-use super::beside::{Memory, assert_named_once, beside, listen, log_of, misbehave, recorded, settings};
+use super::beside::{
+    Memory, assert_named_once, assert_whole, beside, in_time, log_of, misbehave, neighbour, recorded, send, settings,
+};
+use super::support::Folder;
 use super::support::line::Line;
-use super::support::{Folder, plugin};
 use super::wasm;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,48 +48,69 @@ async fn one_that_traps_at_every_event_is_set_aside_at_last() {
     assert!(faults == 5 && last.contains("set aside") && last.contains("put a new file"), "{log:#?}");
 }
 
+/// A component of hundreds of memories, tables or instances, again and again beside one that behaves.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_hundreds_of_parts_does_not_start() {
     let folder = Folder::new("parts");
-    let line = Line::new();
+    let bytes = std::fs::read(misbehave()).unwrap();
+    beside("warm-up-parts", &settings("nothing", Limits::default())).await;
+    let memory = Memory::now();
     for (name, sections) in [("memories", wasm::MEMORY), ("tables", wasm::TABLE), ("instances", b"")] {
-        let bytes = wasm::with_instances(&std::fs::read(misbehave()).unwrap(), sections, 300);
         let file = folder.0.join(format!("{name}.wasm"));
-        std::fs::write(&file, bytes).unwrap();
-        let error = line.start((name, 0), &file, "{}", None).await.err().unwrap();
-        let text = format!("{error:#}");
-        assert!(text.contains("it could not be instantiated: it has too many parts (limits.parts)"), "{name}: {text}");
+        std::fs::write(&file, wasm::with_instances(&bytes, sections, 300)).unwrap();
+        let outcome = in_time(name, async || {
+            let line = Line::new();
+            let compiled = line.compile(&file).unwrap();
+            let good = neighbour(&line).await;
+            send(&line, async || {
+                let settings = Settings::default();
+                let error = line.start_compiled(name, &compiled, &settings, None).await.err().unwrap();
+                let text = format!("{error:#}");
+                let cause = "it could not be instantiated: it has too many parts (limits.parts)";
+                assert!(text.contains(cause), "{name}: {text}");
+            })
+            .await;
+            line.finish(BTreeMap::from([("json-log", good)])).await
+        })
+        .await;
+        assert_whole(&outcome);
         let limits = Limits { parts: 400, memory_bytes: 64 << 20, ..Default::default() };
         let settings = Settings { limits, ..Default::default() };
-        assert!(
-            line.start_with((name, 0), &file, &settings, None).await.is_ok(),
-            "{name}: where it is allowed, it runs"
-        );
+        let started = Line::new().start_with((name, 0), &file, &settings, None).await;
+        assert!(started.is_ok(), "{name}: where it is allowed, it runs");
     }
+    memory.assert_flat();
 }
 
 /// A filter whose answer the host takes, and which then never comes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_loops_when_its_answer_is_taken_is_stopped_alone() {
-    const BATCHES: u64 = 30;
-    listen();
-    let line = Line::new();
-    let mut settings = settings("loop-in-post-return", Limits::default());
-    settings.limits.wall_ms = Limits::default().wall_ms; // Where others want the processor, running takes longer.
-    let (bad, member) = line.start_with(("bad-post-return", 0), &misbehave(), &settings, None).await.unwrap();
-    line.join(member).await;
-    let (good, member) = line.start(("json-log", 1), &plugin("json-log"), "{}", None).await.unwrap();
-    line.join(member).await;
-    for _ in 0..BATCHES {
-        let mut columns = recorded();
-        (columns.exit, columns.fork) = Default::default();
-        line.send(columns).await;
-    }
-    let execs = BATCHES * recorded().exec.len() as u64;
-    let outcome = line.finish(BTreeMap::from([("bad-post-return", bad), ("json-log", good)])).await;
-    assert_named_once("bad-post-return", "it ran for more than 50 ms in one call (limits.deadline_ms)");
+    const NAME: &str = "bad-post-return";
+    const EXECS: usize = 30;
+    beside("warm-up-filter", &settings("nothing", Limits::default())).await;
+    let memory = Memory::now();
+    let outcome = in_time(NAME, async || {
+        let line = Line::new();
+        let mut settings = settings("loop-in-post-return", Limits::default());
+        settings.limits.wall_ms = Limits::default().wall_ms; // Where others want the processor, running takes longer.
+        let (bad, member) = line.start_with((NAME, 0), &misbehave(), &settings, None).await.unwrap();
+        line.join(member).await;
+        let good = neighbour(&line).await;
+        for _ in 0..EXECS {
+            let mut columns = recorded();
+            (columns.exit, columns.fork) = Default::default();
+            line.send(columns).await;
+        }
+        send(&line, async || {}).await;
+        line.finish(BTreeMap::from([(NAME, bad), ("json-log", good)])).await
+    })
+    .await;
+    assert_whole(&outcome);
+    assert_named_once(NAME, "it ran for more than 50 ms in one call (limits.deadline_ms)");
+    let execs = (EXECS * recorded().exec.len()) as u64;
     let counts = &outcome.kinds["json-log"][&Kind::Exec];
     assert_eq!((counts.seen, counts.filtered, counts.delivered), (execs, 0, execs), "what has no answer passes");
-    let bad = &outcome.plugins["bad-post-return"].counts;
+    let bad = &outcome.plugins[NAME].counts;
     assert_eq!(bad.passed.load(Ordering::Relaxed) + bad.unanswered.load(Ordering::Relaxed), execs);
+    memory.assert_flat();
 }
