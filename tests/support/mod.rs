@@ -5,6 +5,7 @@ pub mod engines;
 pub mod ground;
 pub mod line;
 pub mod mapped;
+pub mod scrape;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
