@@ -331,7 +331,37 @@ fn calls(native: f64) {
         })
         .collect();
     let (one, ten) = (delivered(&turns, 1), delivered(&turns, 10));
+    row("a call with nothing in it, by the engine alone", empty_call(), native);
     row("a call for each event, kinds in turn", (ten - one) / 9.0, native);
+}
+
+/// A call of a plugin that does nothing, without the host: what no host can go below with this engine.
+fn empty_call() -> f64 {
+    let mut config = wasmtime::Config::new();
+    config.epoch_interruption(true).concurrency_support(false).gc_support(false);
+    let engine = wasmtime::Engine::new(&config).expect("an engine");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/plugin/ticks");
+    let component = wasmtime::component::Component::from_file(&engine, file).expect("a component");
+    let tokio = tokio::runtime::Builder::new_current_thread().build().expect("a run time");
+    tokio.block_on(async {
+        let mut store = wasmtime::Store::new(&engine, ());
+        store.epoch_deadline_async_yield_and_update(1);
+        store.set_epoch_deadline(1);
+        let linker = wasmtime::component::Linker::new(&engine);
+        let plugin = linker.instantiate_async(&mut store, &component).await.expect("an instance");
+        let interface = plugin.get_export_index(&mut store, None, "eunomia:plugin/on-tick@0.1.0").expect("it ticks");
+        let handle = plugin.get_export_index(&mut store, Some(&interface), "handle").expect("it ticks");
+        let handle = plugin.get_typed_func::<(u64, u64), ()>(&mut store, handle).expect("of that type");
+        let mut taken = f64::MAX;
+        for _ in 0..ROUNDS {
+            let begun = cpu_ns();
+            for _ in 0..EVENTS * BATCHES {
+                handle.call_async(&mut store, (1, 2)).await.expect("it returns");
+            }
+            taken = taken.min(cpu_ns() - begun);
+        }
+        taken / (EVENTS * BATCHES) as f64
+    })
 }
 
 /// Instances and exchanges.
