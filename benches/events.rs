@@ -335,11 +335,45 @@ fn calls(native: f64) {
     row("a call for each event, kinds in turn", (ten - one) / 9.0, native);
 }
 
-/// A call of a plugin that does nothing, without the host: what no host can go below with this engine.
-fn empty_call() -> f64 {
+/// An engine as the host has it.
+fn engine() -> wasmtime::Engine {
     let mut config = wasmtime::Config::new();
     config.epoch_interruption(true).concurrency_support(false).gc_support(false);
-    let engine = wasmtime::Engine::new(&config).expect("an engine");
+    wasmtime::Engine::new(&config).expect("an engine")
+}
+
+/// Microseconds of an instance of the plugin that counts, and of its end, without the host.
+fn bare_instance() -> f64 {
+    #[derive(Default)]
+    struct State(wasmtime_wasi::WasiCtx, wasmtime::component::ResourceTable);
+    impl wasmtime_wasi::WasiView for State {
+        fn ctx(&mut self) -> wasmtime_wasi::WasiCtxView<'_> {
+            wasmtime_wasi::WasiCtxView { ctx: &mut self.0, table: &mut self.1 }
+        }
+    }
+    let engine = engine();
+    let component = wasmtime::component::Component::from_file(&engine, plugin("count")).expect("a component");
+    let mut linker = wasmtime::component::Linker::<State>::new(&engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker).expect("WASI");
+    linker.define_unknown_imports_as_traps(&component).expect("it calls none of the host's while it starts");
+    let linked = linker.instantiate_pre(&component).expect("all is there");
+    let tokio = tokio::runtime::Builder::new_current_thread().build().expect("a run time");
+    let round = || {
+        let begun = cpu_ns();
+        for _ in 0..TIMES {
+            let mut store = wasmtime::Store::new(&engine, State::default());
+            store.epoch_deadline_async_yield_and_update(1);
+            store.set_epoch_deadline(1);
+            tokio.block_on(linked.instantiate_async(&mut store)).expect("an instance");
+        }
+        (cpu_ns() - begun) / TIMES as f64 / 1e3
+    };
+    (0..ROUNDS).map(|_| round()).fold(f64::MAX, f64::min)
+}
+
+/// A call of a plugin that does nothing, without the host: what no host can go below with this engine.
+fn empty_call() -> f64 {
+    let engine = engine();
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/plugin/ticks");
     let component = wasmtime::component::Component::from_file(&engine, file).expect("a component");
     let tokio = tokio::runtime::Builder::new_current_thread().build().expect("a run time");
@@ -367,6 +401,7 @@ fn empty_call() -> f64 {
 /// Instances and exchanges.
 fn starting(_native: f64) {
     let (instance, exchange) = starts();
+    println!("{:<52}{:>10.1} us", "an instance and its end, by the engine alone", bare_instance());
     println!("{:<52}{instance:>10.1} us", "an instance of a plugin that is compiled");
     println!("{:<52}{exchange:>10.1} us", "an exchange of a plugin with the same");
 }
