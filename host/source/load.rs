@@ -26,6 +26,9 @@ const LOG_LINES: usize = 20;
 /// What libbpf says besides, and its advice on ulimit, which misleads.
 const NOISE: &[&str] = &["ulimit", "processed ", "libbpf:", "PROG LOAD LOG"];
 
+/// What errors say of a process that has no descriptor left.
+const NO_DESCRIPTORS: &str = "Too many open files";
+
 /// Where kernels that have kprobes say so.
 const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
 /// Cgroups of which a source's programs know whether they are of a container wanted. Events of those beyond leave the kernel
@@ -264,10 +267,16 @@ fn explain(hook: &str, step: &str, error: &libbpf_rs::Error) -> String {
         ErrorKind::NotFound if step == "attach" && !tracefs_is_mounted() => {
             "tracefs is not mounted: mount -t tracefs nodev /sys/kernel/tracing".into()
         }
-        ErrorKind::NotFound => format!("this kernel does not have it ({step}: {error})"),
-        _ => match last_line() {
-            Some(line) => format!("{step} failed: {error}; {line}"),
-            None => format!("{step} failed: {error}"),
+        ErrorKind::NotFound => format!("this kernel does not have it ({step}: {error:#})"),
+        _ => match (format!("{error:#}"), last_line()) {
+            // Whatever it was that needed one more.
+            (text, _) if text.contains(NO_DESCRIPTORS) => {
+                format!(
+                    "{step} failed: {text}; raise the limit of open files (ulimit -n, or LimitNOFILE= of a service)"
+                )
+            }
+            (text, Some(line)) => format!("{step} failed: {text}; {line}"),
+            (text, None) => format!("{step} failed: {text}"),
         },
     }
 }
