@@ -26,7 +26,7 @@ use super::limits::{self, Limiter, START_DEADLINE_MS, STATE_BYTES, WALL_PER_DEAD
 use super::loaded::Shared;
 use super::lower::Run;
 use super::services::{Outlets, State};
-use crate::event::{CallSet, Kind, Record, Rows, Visitor};
+use crate::event::{CallSet, Kind, KindSet, Record, Rows, Visitor};
 use crate::output::Output;
 
 /// Why an instance has ended. It is never called again.
@@ -88,8 +88,12 @@ struct Bounds {
 pub(super) struct Instance {
     store: Store<State>,
     bounds: Bounds,
+    linked: Linked,
+    handles: KindSet,
+    filters: KindSet,
+    /// Those that were called so far: to look all of them up took a sixth of what an instance takes.
     handlers: BTreeMap<Kind, Box<dyn RunFunc<()>>>,
-    filters: BTreeMap<Kind, Box<dyn RunFunc<Vec<bool>>>>,
+    keepers: BTreeMap<Kind, Box<dyn RunFunc<Vec<bool>>>>,
     on_tick: Option<TypedFunc<(u64, u64), ()>>,
     select_calls: Option<SelectFunc>,
     start: Option<StartFunc>,
@@ -106,7 +110,7 @@ pub(super) struct Blueprint {
     pub argument: usize,
     pub linked: InstancePre<State>,
     /// Kept so that the next plugin with the same bytes finds it.
-    pub _shared: Arc<Shared>,
+    pub shared: Arc<Shared>,
     pub description: Description,
     pub settings: Settings,
     pub http: Http,
@@ -143,7 +147,8 @@ impl Blueprint {
             .starting(&mut store, |store| Box::pin(linked.instantiate_async(store)))
             .await
             .map_err(|fault| anyhow!("it could not be instantiated: {fault}"))?;
-        let mut instance = self.look_up(store, bounds, &linked)?;
+        let mut instance = self.look_up(store, bounds, linked)?;
+        self.shared.check(|| instance.look_all_up())?;
         if let Some(start) = instance.start {
             let config = self.settings.config.clone();
             let call =
@@ -158,35 +163,46 @@ impl Blueprint {
         Ok(instance)
     }
 
-    fn look_up(&self, mut store: Store<State>, bounds: Bounds, linked: &Linked) -> Result<Instance> {
+    fn look_up(&self, mut store: Store<State>, bounds: Bounds, linked: Linked) -> Result<Instance> {
         let description = &self.description;
-        let mut handlers = BTreeMap::new();
-        for kind in description.handles.iter() {
-            handlers.insert(kind, kind.visit(FindHandler { store: &mut store, linked, kind })?);
-        }
-        let mut filters = BTreeMap::new();
-        for kind in description.filters.iter() {
-            filters.insert(kind, kind.visit(FindFilter { store: &mut store, linked, kind })?);
-        }
+        let (handles, filters) = (description.handles, description.filters);
+        let (handlers, keepers) = Default::default();
         let on_tick = match description.ticks {
-            true => Some(find(&mut store, linked, "on-tick", "handle")?),
+            true => Some(find(&mut store, &linked, "on-tick", "handle")?),
             false => None,
         };
         let select_calls = match description.selects_calls {
-            true => Some(find(&mut store, linked, "select-syscalls", "names")?),
+            true => Some(find(&mut store, &linked, "select-syscalls", "names")?),
             false => None,
         };
         let (start, stop) = match description.lives {
-            true => (Some(find(&mut store, linked, "life", "start")?), Some(find(&mut store, linked, "life", "stop")?)),
-            false => (None, None),
-        };
-        let (save, restore) = match description.keeps_state {
             true => {
-                (Some(find(&mut store, linked, "state", "save")?), Some(find(&mut store, linked, "state", "restore")?))
+                (Some(find(&mut store, &linked, "life", "start")?), Some(find(&mut store, &linked, "life", "stop")?))
             }
             false => (None, None),
         };
-        Ok(Instance { store, bounds, handlers, filters, on_tick, select_calls, start, stop, save, restore })
+        let (save, restore) = match description.keeps_state {
+            true => (
+                Some(find(&mut store, &linked, "state", "save")?),
+                Some(find(&mut store, &linked, "state", "restore")?),
+            ),
+            false => (None, None),
+        };
+        Ok(Instance {
+            store,
+            bounds,
+            linked,
+            handles,
+            filters,
+            handlers,
+            keepers,
+            on_tick,
+            select_calls,
+            start,
+            stop,
+            save,
+            restore,
+        })
     }
 }
 
@@ -205,7 +221,29 @@ impl Instance {
 
     /// Whether it handles events of this kind.
     pub fn handles(&self, kind: Kind) -> bool {
-        self.handlers.contains_key(&kind)
+        self.handles.has(kind)
+    }
+
+    /// Finds the functions of all kinds, or says which is not what its name says.
+    fn look_all_up(&mut self) -> Result<()> {
+        self.handles.iter().try_for_each(|kind| self.look_handler_up(kind))?;
+        self.filters.iter().try_for_each(|kind| self.look_filter_up(kind))
+    }
+
+    fn look_handler_up(&mut self, kind: Kind) -> Result<()> {
+        if !self.handlers.contains_key(&kind) {
+            let find = FindHandler { store: &mut self.store, linked: &self.linked, kind };
+            self.handlers.insert(kind, kind.visit(find)?);
+        }
+        Ok(())
+    }
+
+    fn look_filter_up(&mut self, kind: Kind) -> Result<()> {
+        if !self.keepers.contains_key(&kind) {
+            let find = FindFilter { store: &mut self.store, linked: &self.linked, kind };
+            self.keepers.insert(kind, kind.visit(find)?);
+        }
+        Ok(())
     }
 
     /// What it has to tell the version that takes its place; none where it has no words for that.
@@ -231,6 +269,7 @@ impl Instance {
 
     /// Has a run of events handled.
     pub async fn handle(&mut self, rows: Rows) -> Result<(), Fault> {
+        self.look_handler_up(rows.kind).map_err(|error| Fault(format!("{error:#}")))?;
         let handler = &self.handlers[&rows.kind];
         self.store.data_mut().handles_alerts = rows.kind == Kind::Alert;
         let result = self.bounds.call(&mut self.store, |store| handler.call(store, rows)).await;
@@ -242,7 +281,11 @@ impl Instance {
     pub async fn keep(&mut self, rows: Rows) -> Result<Vec<bool>, Fault> {
         let events = rows.len();
         // It may stand in for another version, which filters more.
-        let Some(filter) = self.filters.get(&rows.kind) else { return Ok(vec![true; events]) };
+        if !self.filters.has(rows.kind) {
+            return Ok(vec![true; events]);
+        }
+        self.look_filter_up(rows.kind).map_err(|error| Fault(format!("{error:#}")))?;
+        let filter = &self.keepers[&rows.kind];
         let kept = self.bounds.call(&mut self.store, |store| filter.call(store, rows)).await?;
         match kept.len() == events {
             true => Ok(kept),

@@ -1,6 +1,7 @@
 //! Components that are in the engine: plugins with the same bytes share one, with its machine code.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use anyhow::{Context, Result, anyhow};
@@ -16,6 +17,8 @@ pub struct Shared {
     pub(super) component: Component,
     /// Once somebody has linked it, or found that it cannot be.
     linked: Mutex<Option<InstancePre<State>>>,
+    /// Its functions have the types that their names say.
+    checked: AtomicBool,
 }
 
 /// The components that some plugin has.
@@ -33,7 +36,7 @@ impl Loaded {
         }
         let component = machine_code::load(engine, code)
             .context("the engine does not take the code that was compiled for it; this is a defect of the host")?;
-        let shared = Arc::new(Shared { component, linked: Mutex::new(None) });
+        let shared = Arc::new(Shared { component, linked: Mutex::default(), checked: AtomicBool::default() });
         all.retain(|_, shared| shared.strong_count() > 0);
         all.insert(code.key(), Arc::downgrade(&shared));
         Ok(shared)
@@ -41,6 +44,15 @@ impl Loaded {
 }
 
 impl Shared {
+    /// Has its functions checked, unless they were with an earlier instance.
+    pub fn check(&self, check: impl FnOnce() -> Result<()>) -> Result<()> {
+        if !self.checked.load(Ordering::Relaxed) {
+            check()?;
+            self.checked.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     /// Links it with the host's services.
     pub fn link(&self, runtime: &Runtime) -> Result<InstancePre<State>> {
         let mut linked = self.linked.lock().expect(LOCK);

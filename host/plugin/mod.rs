@@ -124,7 +124,7 @@ impl Plugin {
             name: name.clone(),
             argument,
             linked: compiled.link(runtime, &settings.grants)?,
-            _shared: compiled.shared.clone(),
+            shared: compiled.shared.clone(),
             description: compiled.description.clone(),
             settings: settings.clone(),
             http: Http::new(name, &settings.grants),
