@@ -1,59 +1,30 @@
-//! One instance of a plugin: its memory, its exported functions, and calls into it under deadline and memory limit.
+//! One instance of a plugin: its memory, its exported functions, and calls into it within its bounds.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
-use tokio::time::{Instant, timeout_at};
 use wasmtime::component::{
-    ComponentExportIndex, ComponentNamedList, Instance as Linked, InstancePre, Lift, Lower, ResourceTableError,
-    TypedFunc,
+    ComponentExportIndex, ComponentNamedList, Instance as Linked, InstancePre, Lift, Lower, TypedFunc,
 };
-use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime::{Store, UpdateDeadline};
 
 use super::Settings;
+use super::bounds::{Bounds, CallFuture, Fault};
 use super::component::{Description, interface};
 use super::epochs::Epochs;
 use super::http::Http;
 use super::life::CallCounts;
-use super::limits::{self, Limiter, START_DEADLINE_MS, STATE_BYTES, WALL_PER_DEADLINE};
+use super::limits::{self, Limiter, STATE_BYTES};
 use super::loaded::Shared;
 use super::lower::Run;
 use super::services::{Outlets, State};
 use crate::event::{CallSet, Kind, KindSet, Record, Rows, Visitor};
-use crate::output::Output;
-
-/// Why an instance has ended. It is never called again.
-#[derive(Clone, Debug)]
-pub struct Fault(String);
-
-impl Fault {
-    pub(super) fn new(what: String) -> Self {
-        Fault(what)
-    }
-
-    /// The same, with what it costs.
-    pub(super) fn losing(self, events: usize, kind: Kind) -> Self {
-        Fault(format!("{}; {events} {kind} events of that call are lost to it", self.0))
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 type StartFunc = TypedFunc<(String,), (Result<(), String>,)>;
 type SelectFunc = TypedFunc<(), (Vec<String>,)>;
 type RestoreFunc = TypedFunc<(Vec<u8>,), (Result<(), String>,)>;
-type CallFuture<'a, T> = Pin<Box<dyn Future<Output = wasmtime::Result<T>> + Send + 'a>>;
 
 /// An exported function that takes a run of events of one kind.
 trait RunFunc<T>: Send + Sync {
@@ -70,18 +41,6 @@ impl<R: Record> RunFunc<Vec<bool>> for TypedFunc<(Run<R>,), (Vec<bool>,)> {
     fn call<'a>(&'a self, store: &'a mut Store<State>, rows: Rows) -> CallFuture<'a, Vec<bool>> {
         Box::pin(async { Ok(self.call_async(store, (Run::new(rows),)).await?.0) })
     }
-}
-
-/// What calls are bounded by, and where they are counted.
-struct Bounds {
-    deadline_ms: u64,
-    wall_ms: u64,
-    epochs: Arc<Epochs>,
-    counts: Arc<CallCounts>,
-    /// Knows whether it waits for standard output.
-    output: Output,
-    /// The limiter's.
-    refused: Arc<AtomicBool>,
 }
 
 /// An instance of a plugin.
@@ -253,7 +212,9 @@ impl Instance {
         let (state,) = self.bounds.starting(&mut self.store, call).await?;
         match state.len() <= STATE_BYTES {
             true => Ok(Some(state)),
-            false => Err(Fault(format!("its state has {} bytes, and at most {STATE_BYTES} are kept", state.len()))),
+            false => {
+                Err(Fault::new(format!("its state has {} bytes, and at most {STATE_BYTES} are kept", state.len())))
+            }
         }
     }
 
@@ -263,13 +224,13 @@ impl Instance {
         let call = |store| -> CallFuture<'_, _> { Box::pin(async move { restore.call_async(store, (state,)).await }) };
         let (result,) = self.bounds.starting(&mut self.store, call).await?;
         result.map_err(|reason| {
-            Fault(format!("it does not take over the state of the version before it: {}", reason.escape_debug()))
+            Fault::new(format!("it does not take over the state of the version before it: {}", reason.escape_debug()))
         })
     }
 
     /// Has a run of events handled.
     pub async fn handle(&mut self, rows: Rows) -> Result<(), Fault> {
-        self.look_handler_up(rows.kind).map_err(|error| Fault(format!("{error:#}")))?;
+        self.look_handler_up(rows.kind).map_err(|error| Fault::new(format!("{error:#}")))?;
         let handler = &self.handlers[&rows.kind];
         self.store.data_mut().handles_alerts = rows.kind == Kind::Alert;
         let result = self.bounds.call(&mut self.store, |store| handler.call(store, rows)).await;
@@ -284,12 +245,14 @@ impl Instance {
         if !self.filters.has(rows.kind) {
             return Ok(vec![true; events]);
         }
-        self.look_filter_up(rows.kind).map_err(|error| Fault(format!("{error:#}")))?;
+        self.look_filter_up(rows.kind).map_err(|error| Fault::new(format!("{error:#}")))?;
         let filter = &self.keepers[&rows.kind];
         let kept = self.bounds.call(&mut self.store, |store| filter.call(store, rows)).await?;
         match kept.len() == events {
             true => Ok(kept),
-            false => Err(Fault(format!("its filter was asked about {events} events and gave {} answers", kept.len()))),
+            false => {
+                Err(Fault::new(format!("its filter was asked about {events} events and gave {} answers", kept.len())))
+            }
         }
     }
 
@@ -364,101 +327,4 @@ where
     linked.get_typed_func(&mut *store, index).map_err(|error| {
         anyhow!("its export {name}#{function} has another type than this host's: {error:#}; build it against this version's wit folder")
     })
-}
-
-/// Tells how long a call took when it is over, however that comes.
-struct Timed<'a> {
-    since: Instant,
-    counts: &'a CallCounts,
-}
-
-impl Drop for Timed<'_> {
-    fn drop(&mut self) {
-        self.counts.times.observe(self.since.elapsed());
-    }
-}
-
-impl Bounds {
-    /// A call by which the instance starts or ends, which may take longer than others.
-    async fn starting<'s, T, F>(&self, store: &'s mut Store<State>, call: F) -> Result<T, Fault>
-    where
-        F: FnOnce(&'s mut Store<State>) -> CallFuture<'s, T>,
-    {
-        self.bounded(store, START_DEADLINE_MS, call).await
-    }
-
-    async fn call<'s, T, F>(&self, store: &'s mut Store<State>, call: F) -> Result<T, Fault>
-    where
-        F: FnOnce(&'s mut Store<State>) -> CallFuture<'s, T>,
-    {
-        self.bounded(store, self.deadline_ms, call).await
-    }
-
-    /// Calls into the instance: so much time to run, and some more to sleep or wait for the host, but time in which
-    /// standard output takes nothing does not count, for that is not the plugin's doing.
-    async fn bounded<'s, T, F>(&self, store: &'s mut Store<State>, deadline_ms: u64, call: F) -> Result<T, Fault>
-    where
-        F: FnOnce(&'s mut Store<State>) -> CallFuture<'s, T>,
-    {
-        // A deadline of n slices is over at the n-th tick after this one, so that it runs for at least that long.
-        store.data_mut().slices_left = deadline_ms + 1;
-        store.set_epoch_deadline(1);
-        let _running = self.epochs.begin();
-        // One reading of the clock for two purposes: it costs a tenth of a call with nothing in it.
-        let since = Instant::now();
-        let _timed = Timed { since, counts: &self.counts };
-        let mut call = call(store);
-        let returned = |result: wasmtime::Result<T>| {
-            result.map_err(|error| explain(&error, deadline_ms, self.refused.load(Ordering::Relaxed)))
-        };
-        // Most calls return at once, and a timer costs as much as such a call.
-        if let Poll::Ready(result) = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
-            return returned(result);
-        }
-        let wall_ms = self.wall_ms.max(deadline_ms * WALL_PER_DEADLINE);
-        // The time that it may run comes on top: on a busy machine it passes more slowly, and is the better reason.
-        let longest = Duration::from_millis(wall_ms + deadline_ms);
-        let mut until = since + longest;
-        loop {
-            match timeout_at(until, &mut call).await {
-                Ok(result) => return returned(result),
-                Err(_) if self.output.is_waiting() => until = Instant::now() + longest,
-                Err(_) => {
-                    return Err(Fault(format!(
-                        "it did not return within {wall_ms} ms, sleeping or waiting (limits.wall_ms)"
-                    )));
-                }
-            }
-        }
-    }
-}
-
-/// What the engine's error says, which has no type of its own, of a call that hands over too much.
-const FUEL: &str = "hostcalls has been exhausted";
-
-/// The same of one that has too many instances, memories or tables.
-const PARTS: &str = "resource limit exceeded";
-
-/// What a person needs to know of a trap.
-fn explain(error: &wasmtime::Error, deadline_ms: u64, memory_refused: bool) -> Fault {
-    let what = match error.downcast_ref::<Trap>() {
-        Some(Trap::Interrupt) => format!("it ran for more than {deadline_ms} ms in one call (limits.deadline_ms)"),
-        Some(Trap::StackOverflow) => "its stack overflowed: endless recursion?".to_owned(),
-        Some(trap) => format!("it trapped: {trap}"),
-        None if error.root_cause().to_string().contains(FUEL) => {
-            "it handed the host too much in one call (limits.call_bytes)".to_owned()
-        }
-        None if matches!(error.root_cause().downcast_ref(), Some(ResourceTableError::Full)) => {
-            "it holds too many handles (limits.handles)".to_owned()
-        }
-        None if error.root_cause().to_string().starts_with(PARTS) => {
-            format!("it has too many parts (limits.parts): {}", error.root_cause())
-        }
-        // What is above the cause tells where in the component it was.
-        None => error.root_cause().to_string().lines().next().unwrap_or_default().to_owned(),
-    };
-    match memory_refused {
-        true => Fault(format!("{what}; before that it was refused more memory than limits.memory_bytes allows")),
-        false => Fault(what),
-    }
 }

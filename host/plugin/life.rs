@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
-use super::instance::{Blueprint, Fault, Instance};
+use super::bounds::Fault;
+use super::instance::{Blueprint, Instance};
 use super::limits::CALL_EVENTS;
 use super::metrics::{CallTimes, Metrics};
 use crate::dispatch::{Delivery, Fate, FilterRequest, Item, Queue, Where, times};

@@ -2,6 +2,7 @@
 //! of where output goes.
 
 mod allowance;
+mod bounds;
 mod component;
 mod engine;
 mod epochs;
