@@ -139,6 +139,12 @@ pub fn skipped() -> u64 {
     SKIPPED.load(Ordering::Relaxed)
 }
 
+/// Takes in how many runs the kernel left out so far of a workload that is not over yet.
+pub fn note_skipped(skipped: u64) {
+    assert!(skipped == 0 || may_skip(), "the kernel left out {skipped} runs");
+    SKIPPED.fetch_max(skipped, Ordering::Relaxed);
+}
+
 /// Whether this kernel is known to interrupt programs and leave out runs meanwhile.
 pub fn may_skip() -> bool {
     std::env::var_os("EUNOMIA_MAY_SKIP").is_some()
