@@ -175,9 +175,9 @@ static __always_inline bool of_some_plugin(struct task_struct *task, __u64 narro
 /* For the current task, or the leader of its process. */
 static __always_inline bool narrowed_out(struct task_struct *task)
 {
-	if (narrowing.exclude_pid || narrowing.pids) {
+	if (narrowing.exclude_pids[0] || narrowing.pids) {
 		__u32 pid = bpf_get_current_pid_tgid() >> 32;
-		if (pid == narrowing.exclude_pid)
+		if (pid == narrowing.exclude_pids[0] || pid == narrowing.exclude_pids[1])
 			return true;
 		if (narrowing.pids && !bpf_map_lookup_elem(&only_pids, &pid))
 			return true;

@@ -72,7 +72,7 @@ struct narrowing {
 	__u32 comms;
 	__u32 uids;
 	__u32 cgroups;
-	__u32 exclude_pid; /* 0: none */
+	__u32 exclude_pids[2]; /* the host's processes; 0: none */
 	__u32 judges; /* not 0: cgroups that are not in only_cgroups pass, as the host will say what they are */
 };
 

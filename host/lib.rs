@@ -3,6 +3,7 @@
 //! The rooms and what each may know are drawn in `docs/ARCHITECTURE.md`; an event's way through them is *emit, poll,
 //! decode, dispatch, handle, output*. `run` is the table of contents.
 
+pub mod broker;
 pub mod compile;
 pub mod config;
 pub mod confine;

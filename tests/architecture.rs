@@ -36,13 +36,48 @@ const ROOMS: &[Room] = &[
     Room("lib", &[], &[]),
     Room(
         "run",
-        &["compile", "config", "confine", "directory", "dispatch", "event", "output", "plugin", "source", "wit"],
-        &["rustix::time", "std::env", "std::fs", "std::io", "std::process", "std::thread", "tokio"],
+        &[
+            "broker",
+            "compile",
+            "config",
+            "confine",
+            "directory",
+            "dispatch",
+            "event",
+            "output",
+            "plugin",
+            "source",
+            "wit",
+        ],
+        &[
+            "rustix::io::Errno",
+            "rustix::time",
+            "std::env",
+            "std::fs",
+            "std::io",
+            "std::os",
+            "std::process",
+            "std::thread",
+            "tokio",
+        ],
     ),
     Room("config", &["event", "output", "plugin"], &["clap", "std::fs", "std::net::SocketAddr", "toml"]),
-    Room("compile", &["confine"], &["rustix", "std::fs", "std::io", "std::os", "std::process", "std::thread"]),
+    Room(
+        "broker",
+        &[],
+        &["rustix", "std::env", "std::io", "std::net::Shutdown", "std::os", "std::process", "std::thread"],
+    ),
+    Room(
+        "compile",
+        &["broker", "confine"],
+        &["rustix", "std::fs", "std::io", "std::os", "std::process", "std::thread"],
+    ),
     Room("confine", &[], &["rustix", "seccompiler", "std::env", "std::fs"]),
-    Room("source", &["event", "wit"], &["libbpf_rs", "rustix", "std::fs", "std::io", "std::os", "std::thread"]),
+    Room(
+        "source",
+        &["broker", "event", "wit"],
+        &["libbpf_rs", "rustix", "std::fs", "std::io", "std::os", "std::thread"],
+    ),
     // Addresses are text, not sockets.
     Room("event", &["wit"], &["std::net::IpAddr", "std::net::Ipv6Addr"]),
     Room("dispatch", &["event", "wit"], &["tokio"]),
@@ -79,9 +114,9 @@ const INSIDE: &[(&str, &str)] = &[
     ("plugin", "event::layout"),
 ];
 
-/// The files with `unsafe`: reading raw bytes, lowering flat records, and taking machine code of the host's own making into
-/// the engine, which cannot know whose it is.
-const UNSAFE: &[&str] = &["event/layout.rs", "plugin/lower.rs", "plugin/machine_code.rs"];
+/// The files with `unsafe`: reading raw bytes, reading rings that the kernel writes, lowering flat records, and taking machine
+/// code of the host's own making into the engine, which cannot know whose it is.
+const UNSAFE: &[&str] = &["event/layout.rs", "plugin/lower.rs", "plugin/machine_code.rs", "source/ring.rs"];
 
 /// `main.rs` parses, runs and exits. What more it did could not be tested.
 const MAIN_LINES: usize = 39;
@@ -262,7 +297,7 @@ mod can_fail {
             (
                 "plugin/a.rs",
                 "fn f() { unsafe { g() } }",
-                "`unsafe` is for event/layout.rs, plugin/lower.rs, plugin/machine_code.rs only",
+                "`unsafe` is for event/layout.rs, plugin/lower.rs, plugin/machine_code.rs, source/ring.rs only",
             ),
             ("cellar/a.rs", "", "its room is not in the table"),
         ] {

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use eunomia_host::event::{Batch, Kind, KindSet};
-use eunomia_host::source::{Narrowing, Poller};
+use eunomia_host::source::{LATENCY, Narrowing, Poller};
 use serde_json::Value;
 use support::{Folder, Host, can_load_bpf, may_skip, plugin, runs, until_none_is_left_out};
 
@@ -86,7 +86,7 @@ fn what_a_full_ring_loses_is_told_to_the_event() {
         }
     };
     let narrowing = Narrowing { pids: vec![std::process::id()], ..Default::default() };
-    let poller = Poller::start(narrowing, Box::new(deliver)).unwrap();
+    let poller = Poller::within(narrowing, LATENCY, Box::new(deliver)).unwrap();
     poller.want(KindSet::of(&[Kind::Syscall, Kind::Gap]));
     let end = Instant::now() + Duration::from_millis(2500);
     while Instant::now() < end {

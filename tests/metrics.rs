@@ -62,6 +62,8 @@ fn a_scrape_tells_the_exact_figures_while_the_host_runs() {
     assert!(calls > 0.0 && timed >= calls, "{calls} calls, {timed} of them timed");
     assert!(sum(&all, "eunomia_plugin_memory_bytes", &log) >= 65_536.0);
     assert!(sum(&all, "process_resident_memory_bytes", &[]) > 1e6);
+    assert!(sum(&all, "eunomia_broker_resident_memory_bytes", &[]) > 1e6);
+    assert!(sum(&all, "eunomia_broker_cpu_seconds_total", &[]) > 0.0);
     let (lines, summary) = host.stop();
     assert_eq!(lines.len() as u64, 2 * RUNS);
     assert_eq!(summary["plugins"]["json-log"]["delivered"], 2 * RUNS);

@@ -4,42 +4,100 @@ mod support;
 
 use std::fs;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
+use support::scrape::until;
 use support::{Folder, Host, can_load_bpf, hooks, plugin};
 
-/// CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SYS_PTRACE, CAP_SYS_NICE, CAP_PERFMON, CAP_BPF, by their
+/// CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_SYS_NICE, CAP_PERFMON, CAP_BPF, by their
 /// numbers.
-const KEPT: u64 = 1 << 2 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 19 | 1 << 23 | 1 << 38 | 1 << 39;
+const DAC_READ_SEARCH: u64 = 1 << 2;
+const BROKERS: u64 = DAC_READ_SEARCH | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 19 | 1 << 23 | 1 << 38 | 1 << 39;
+const SYS_ADMIN: u64 = 1 << 21;
+
+/// The user that the host becomes.
+const USER: &str = "65520";
+
+/// What /proc says of a thread, by name.
+fn fact(status: &str, name: &str) -> String {
+    status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned()
+}
+
+/// All threads of a process have no capability but these, run as this user, and behind a filter.
+fn check_threads(pid: u32, uid: &str, kept: u64) {
+    let tasks: Vec<_> = fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(Result::unwrap).collect();
+    assert!(tasks.len() > 2, "{} threads", tasks.len());
+    for task in tasks {
+        let status = fs::read_to_string(task.path().join("status")).unwrap();
+        let fact = |name: &str| fact(&status, name);
+        assert_eq!(fact("Uid:"), [uid; 4].join("\t"), "{status}");
+        for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
+            assert_eq!(u64::from_str_radix(&fact(set), 16).unwrap() & !kept, 0, "{set} {status}");
+        }
+        assert_eq!(fact("CapInh:") + &fact("CapAmb:"), "0".repeat(32), "{status}");
+        assert_eq!((fact("NoNewPrivs:").as_str(), fact("Seccomp:").as_str()), ("1", "2"), "{status}");
+    }
+}
+
+/// The process that keeps a host's power.
+fn broker_of(host: u32) -> u32 {
+    let children = fs::read_to_string(format!("/proc/{host}/task/{host}/children")).unwrap();
+    children.trim().parse().unwrap_or_else(|_| panic!("one child, but it has {children:?}"))
+}
 
 #[test]
-fn every_thread_has_given_up_what_it_does_not_need() {
+fn plugins_run_in_a_process_without_power_beside_one_that_has_what_it_needs() {
     if !can_load_bpf() {
         return;
     }
     let host = Host::start(&["--plugin", plugin("json-log").to_str().unwrap(), "--events", "exec"]);
     let ready = host.log.last().unwrap();
-    assert!(
-        ready.contains("power: user 0; capabilities bpf, perfmon, sys_ptrace, dac_read_search, sys_nice,"),
-        "{ready}"
-    );
-    assert!(ready.contains("system calls; no new privileges"), "{ready}");
+    let (own, broker) = ready.split_once("power: ").unwrap().1.split_once("; broker: ").unwrap();
+    assert!(own.starts_with(&format!("user {USER}; capabilities dac_read_search; ")), "{ready}");
+    assert!(own.ends_with(" system calls; no new privileges"), "{ready}");
+    assert!(broker.starts_with("user 0; capabilities bpf, perfmon, sys_ptrace, dac_read_search, sys_nice,"), "{ready}");
     let paranoid =
         fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap().trim().parse::<i32>().unwrap() > 2;
-    assert_eq!(ready.contains("sys_admin"), paranoid, "only where tracepoints need it: {ready}");
-    let kept = KEPT | if paranoid { 1 << 21 } else { 0 }; // CAP_SYS_ADMIN
-    let tasks: Vec<_> = fs::read_dir(format!("/proc/{}/task", host.pid())).unwrap().map(Result::unwrap).collect();
-    assert!(tasks.len() > 3, "{} threads", tasks.len());
-    for task in tasks {
-        let status = fs::read_to_string(task.path().join("status")).unwrap();
-        let fact = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
-        for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
-            assert_eq!(u64::from_str_radix(fact(set), 16).unwrap() & !kept, 0, "{set} {status}");
-        }
-        assert_eq!((fact("CapInh:"), fact("CapAmb:")), ("0000000000000000", "0000000000000000"), "{status}");
-        assert_eq!((fact("NoNewPrivs:"), fact("Seccomp:")), ("1", "2"), "{status}");
-    }
+    assert_eq!(broker.contains("sys_admin"), paranoid, "only where tracepoints need it: {ready}");
+    check_threads(host.pid(), USER, DAC_READ_SEARCH);
+    let status = fs::read_to_string(format!("/proc/{}/status", host.pid())).unwrap();
+    assert_eq!((fact(&status, "Gid:"), fact(&status, "Groups:")), ([USER; 4].join("\t"), String::new()));
+    check_threads(broker_of(host.pid()), "0", BROKERS | if paranoid { SYS_ADMIN } else { 0 });
     host.stop();
+}
+
+#[test]
+fn neither_process_outlives_the_other() {
+    if !can_load_bpf() {
+        return;
+    }
+    let is_gone = |pid: u32| until("it ends", || !Path::new(&format!("/proc/{pid}")).exists());
+    let signal = |signal: &str, pid: u32| {
+        assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
+    };
+    let start = || Host::start(&["--plugin", plugin("json-log").to_str().unwrap(), "--events", "exec"]);
+
+    let mut host = start();
+    let broker = broker_of(host.pid());
+    signal("-KILL", host.pid());
+    assert!(!host.wait().success());
+    is_gone(broker);
+
+    // What a terminal or a service sends to both ends the host, which has the broker end once it needs it no more.
+    let host = start();
+    let broker = broker_of(host.pid());
+    ["-INT", "-TERM"].iter().for_each(|name| signal(name, broker));
+    assert!(Command::new("/bin/true").status().unwrap().success());
+    let (lines, _) = host.stop();
+    assert!(!lines.is_empty());
+    is_gone(broker);
+
+    let mut host = start();
+    signal("-KILL", broker_of(host.pid()));
+    assert_eq!(host.wait().code(), Some(1));
+    let last = host.log.last().unwrap();
+    assert!(last.contains("the host's other process, which keeps its power, does not answer"), "{:#?}", host.log);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use eunomia_host::event::{Kind, KindSet};
 use eunomia_host::plugin::Settings;
-use eunomia_host::source::{Narrowing, Poller, State, Wanted};
+use eunomia_host::source::{LATENCY, Narrowing, Poller, State, Wanted};
 use serde_json::Value;
 use support::line::Line;
 use support::{can_load_bpf, fixture, plugin, resident_kib};
@@ -73,7 +73,7 @@ async fn a_hundred_that_misbehave_cost_the_other_nine_hundred_nothing() {
         plugins.insert(name, plugin);
     }
     let narrowing = Narrowing { comms: vec![NAME.to_owned()], ..Default::default() };
-    let poller = Poller::start(narrowing, line.deliver()).unwrap();
+    let poller = Poller::within(narrowing, LATENCY, line.deliver()).unwrap();
     let states = poller.want(Wanted::from(KindSet::of(&[Kind::Syscall])));
     assert!(states.iter().any(|state| matches!(state.state, State::Attached { .. })), "{states:?}");
 

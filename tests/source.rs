@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use eunomia_host::event::{Batch, Columns, Kind, KindSet};
-use eunomia_host::source::{Narrowing, Poller, Reading, SOURCES, State, Wanted, probe, running_processes};
+use eunomia_host::source::{LATENCY, Lookups, Narrowing, Poller, SOURCES, State, Wanted, probe};
 use eunomia_host::wit::process::{Exec, Exit, Fork};
 use libbpf_rs::query::{LinkInfoIter, ProgInfoIter};
 use support::{Folder, can_load_bpf};
@@ -250,7 +250,7 @@ fn what_runs_already_is_known() {
         return;
     }
     let mut child = Command::new("/bin/sleep").arg("4321").spawn().unwrap();
-    let running = running_processes();
+    let running = Lookups::within().unwrap().running();
     let sleep = running.iter().find(|process| process.pid == child.id()).unwrap();
     assert_eq!((sleep.ppid, sleep.comm.as_str(), sleep.args[1].as_str()), (std::process::id(), "sleep", "4321"));
     assert!(sleep.exe.ends_with("/sleep"));
@@ -306,7 +306,7 @@ fn a_program_for_some_kinds_is_attached_only_while_one_of_them_is_wanted() {
         return;
     }
     let narrowing = Narrowing { hooks: vec!["tp_btf".to_owned()], ..Default::default() };
-    let poller = Poller::start(narrowing, Box::new(drop)).unwrap();
+    let poller = Poller::within(narrowing, LATENCY, Box::new(drop)).unwrap();
     let want = |kinds: &[Kind]| {
         poller.want(kinds.iter().copied().collect::<KindSet>());
         (attached("state_btf"), attached("return_btf"))
@@ -326,11 +326,11 @@ fn a_flood_of_system_calls_pushes_out_no_process_and_its_own_losses_are_counted(
     }
     // Read so seldom, the smallest rings overflow.
     let ring_bytes = BTreeMap::from([("syscall".to_owned(), 1 << 16)]);
-    let reading = Reading { latency: Duration::from_millis(50), ring_bytes };
     let seen: Arc<Mutex<Columns>> = Arc::default();
     let into = seen.clone();
     let deliver = move |batch: Batch| into.lock().unwrap().append(batch.columns);
-    let poller = Poller::start(Narrowing { reading, ..Default::default() }, Box::new(deliver)).unwrap();
+    let (narrowing, seldom) = (Narrowing { ring_bytes, ..Default::default() }, Duration::from_millis(50));
+    let poller = Poller::within(narrowing, seldom, Box::new(deliver)).unwrap();
     poller.want(Wanted::from([Kind::Syscall, Kind::Exec].into_iter().collect::<KindSet>()));
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {

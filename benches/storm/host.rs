@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::measure::{Cpu, cpu, finish};
+use super::measure::{cpu_with_children, finish};
 
 /// A running host, ready.
 pub struct Host {
@@ -19,7 +19,7 @@ pub struct Host {
     /// How long it took to be ready.
     pub ready_after: Duration,
     /// The CPU time that this took.
-    pub start: Cpu,
+    pub start: f64,
 }
 
 /// What came of a run.
@@ -85,7 +85,7 @@ impl Host {
         let mut log = BufReader::new(child.stderr.take().expect("it is piped")).lines();
         let ready = log.by_ref().map_while(Result::ok).find(|line| line.starts_with("ready"));
         assert!(ready.is_some_and(|line| line.starts_with("ready sources")), "the host is not ready; is this root?");
-        let start = cpu(child.id());
+        let start = cpu_with_children(child.id());
         Host { child, log, folder, ready_after: begun.elapsed(), start }
     }
 
@@ -99,7 +99,7 @@ impl Host {
         let mut printed = String::new();
         self.child.stdout.take().expect("it is piped").read_to_string(&mut printed).expect("it prints text");
         self.log.by_ref().for_each(drop);
-        let cpu = finish(&mut self.child).all() - self.start.all();
+        let cpu = finish(&mut self.child).all() - self.start;
         let summary = fs::read_to_string(self.folder.join("summary.json")).expect("it was written");
         fs::remove_dir_all(&self.folder).expect("it is ours");
         let counts = printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();

@@ -38,21 +38,39 @@ pub fn cpu(pid: u32) -> Cpu {
     Cpu { own: seconds(&fields[OWN_CPU]), children: seconds(&fields[CHILDREN_CPU]) }
 }
 
-/// CPU time that each thread of a process has taken, in nanoseconds: exact, for what takes little.
-pub fn cpu_ns_of_threads(pid: u32) -> BTreeMap<PathBuf, u64> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs").flatten();
-    let time = |thread: fs::DirEntry| {
-        let times = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        Some((thread.path(), times.split(' ').next()?.parse().ok()?))
-    };
-    threads.filter_map(time).collect()
+/// What a process has taken so far together with its children that run, as `finish` says it at the end when it has waited for them.
+pub fn cpu_with_children(pid: u32) -> f64 {
+    family(pid).into_iter().map(|pid| cpu(pid).all()).sum()
 }
 
-/// Memory that a process has in use, in KiB.
+/// A process and its children.
+fn family(pid: u32) -> Vec<u32> {
+    let lists = threads(pid).filter_map(|thread| fs::read_to_string(thread.join("children")).ok());
+    let children: String = lists.collect();
+    std::iter::once(pid).chain(children.split_whitespace().filter_map(|pid| pid.parse().ok())).collect()
+}
+
+fn threads(pid: u32) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs").flatten().map(|thread| thread.path())
+}
+
+/// CPU time that each thread of a process and of its children has taken, in nanoseconds: exact, for what takes little.
+pub fn cpu_ns_of_threads(pid: u32) -> BTreeMap<PathBuf, u64> {
+    let time = |thread: PathBuf| {
+        let times = fs::read_to_string(thread.join("schedstat")).ok()?;
+        Some((thread, times.split(' ').next()?.parse().ok()?))
+    };
+    family(pid).into_iter().flat_map(threads).filter_map(time).collect()
+}
+
+/// Memory that a process and its children have in use, in KiB.
 pub fn memory_kib(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
+    let memory = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
+    };
+    family(pid).into_iter().map(memory).sum()
 }
 
 /// Waits for a process's end. The CPU time that it took.

@@ -4,14 +4,16 @@
 mod cache;
 mod child;
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use sha2::{Digest, Sha256};
 
 pub use cache::Cache;
 pub use child::answer;
 
+use crate::broker::{self, Answer, Broker, Errand};
 pub use crate::confine::CompileLimits;
 
 /// The largest plugin file. Python's and JavaScript's run times have 10 to 40 MiB.
@@ -44,15 +46,24 @@ impl MachineCode {
 }
 
 /// Compiles plugins.
-pub struct Compiler {
-    program: PathBuf,
-    cache: Option<Cache>,
+pub struct Compiler(Means);
+
+enum Means {
+    /// Starts the processes that compile, and keeps what they make.
+    Own { program: PathBuf, cache: Option<Cache> },
+    /// Has somebody do that who may.
+    Broker(Broker),
 }
 
 impl Compiler {
     /// One that has plugins compiled by `program`, which is this host, called to do that.
     pub fn new(program: &Path, cache: Option<Cache>) -> Self {
-        Compiler { program: program.to_owned(), cache }
+        Compiler(Means::Own { program: program.to_owned(), cache })
+    }
+
+    /// One that asks the broker.
+    pub fn by(broker: Broker) -> Self {
+        Compiler(Means::Broker(broker))
     }
 
     /// One whose compiling process is the running program once more, whatever has become of its file.
@@ -69,13 +80,34 @@ impl Compiler {
             .chain_update(plugin)
             .finalize()
             .into();
-        if let Some(bytes) = self.cache.as_ref().and_then(|cache| cache.get(&key)) {
-            return Ok(MachineCode { bytes, key });
-        }
-        let bytes = child::compile(&self.program, plugin, limits)?;
-        if let Some(cache) = &self.cache {
-            cache.put(&key, &bytes);
-        }
+        let bytes = match &self.0 {
+            Means::Own { program, cache } => match cache.as_ref().and_then(|cache| cache.get(&key)) {
+                Some(bytes) => bytes,
+                None => {
+                    let bytes = child::compile(program, plugin, limits)?;
+                    cache.iter().for_each(|cache| cache.put(&key, &bytes));
+                    bytes
+                }
+            },
+            Means::Broker(broker) => {
+                // Answered by an error or nothing, and machine code.
+                let (outcome, code) = broker.open(Errand::Compile)?.ask::<Result<(), String>>(&limits, plugin)?;
+                outcome.map_err(|why| anyhow!(why))?;
+                code.bytes
+            }
+        };
         Ok(MachineCode { bytes, key })
+    }
+
+    /// Compiles for whoever asks the broker, by `engine`: whoever asks is not believed, for what is made is kept for others.
+    pub fn serve(&self, engine: &[u8], stream: &UnixStream) {
+        broker::serve(stream, |limits, plugin| {
+            let compiled = self.compile(engine, &plugin, limits);
+            let (outcome, bytes) = match compiled {
+                Ok(code) => (Ok(()), code.bytes),
+                Err(error) => (Err(format!("{error:#}")), Vec::new()),
+            };
+            Answer { bytes, ..Answer::of(outcome) }
+        });
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub use settings::parse_settings;
 
@@ -66,6 +66,10 @@ pub enum Command {
     },
     /// Show the versions of the host and of the plugin interface
     Version,
+    /// What the host starts itself once more for: keeps the power that the host gives up, and uses it for the host on standard
+    /// input
+    #[command(hide = true)]
+    Broker,
     /// What the host calls itself for: compiles the plugin on standard input to machine code on standard output
     #[command(hide = true)]
     Compile {
@@ -179,7 +183,7 @@ struct ConfigFile {
 }
 
 /// What to run.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Config {
     /// Plugins named one by one.
     pub plugins: Vec<PathBuf>,
@@ -219,7 +223,7 @@ pub struct Config {
 }
 
 /// Where machine code is kept from one run to the next.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CacheFolder {
     /// In the usual place, if it can be used.
     #[default]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::plugin::{Grants, Limits, OnFault, Settings};
 
@@ -15,7 +15,7 @@ const MIN_TICK_MS: u64 = 10;
 const MAX_NARROW: usize = 1_024;
 
 /// What a settings file may hold.
-#[derive(Deserialize, Default, Clone, Debug)]
+#[derive(Serialize, Deserialize, Default, Clone, Debug)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SettingsTable {
     order: Option<i64>,
@@ -35,7 +35,7 @@ pub(super) struct SettingsTable {
 }
 
 /// Whose events the plugin gets.
-#[derive(Deserialize, Default, Clone, Debug)]
+#[derive(Serialize, Deserialize, Default, Clone, Debug)]
 #[serde(deny_unknown_fields)]
 struct NarrowTable {
     pids: Option<Vec<u32>>,
@@ -68,14 +68,14 @@ fn set_list<T>(to: &mut Vec<T>, list: Option<Vec<T>>, name: &str) -> Result<()> 
 }
 
 /// What passes while a filter is down.
-#[derive(Deserialize, Clone, Copy, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, Debug)]
 #[serde(rename_all = "kebab-case")]
 enum WhenDown {
     PassAll,
     PassNone,
 }
 
-#[derive(Deserialize, Default, Clone, Debug)]
+#[derive(Serialize, Deserialize, Default, Clone, Debug)]
 #[serde(deny_unknown_fields)]
 struct LimitsTable {
     memory_bytes: Option<u64>,
@@ -126,7 +126,7 @@ impl LimitsTable {
     }
 }
 
-#[derive(Deserialize, Default, Clone, Debug)]
+#[derive(Serialize, Deserialize, Default, Clone, Debug)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct GrantsTable {
     container_registry: Option<bool>,
@@ -135,7 +135,7 @@ struct GrantsTable {
 }
 
 /// A server: its URL, or a table that also has the methods that may be used.
-#[derive(Deserialize, Clone, Debug)]
+#[derive(Serialize, Deserialize, Clone, Debug)]
 #[serde(untagged, expecting = "a URL, or a table with `url` and `methods`")]
 enum UpstreamTable {
     Url(String),

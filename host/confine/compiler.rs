@@ -10,8 +10,10 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, Uid, set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
     set_thread_res_uid,
 };
+use serde::{Deserialize, Serialize};
 use syscalls::Sysno;
 
+use super::calls::NEW_THREADS;
 use super::filter::{Allowed, allow};
 
 /// Processor time for compiling one plugin. Rust plugins take 0.1 s, whole run times of Python or JavaScript some seconds;
@@ -23,7 +25,7 @@ pub const COMPILE_CPU_SECONDS: u64 = 30;
 pub const COMPILE_MEMORY_BYTES: u64 = 2 << 30;
 
 /// What a process may use that compiles a plugin.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct CompileLimits {
     /// Address space in bytes.
     pub memory_bytes: u64,
@@ -46,10 +48,9 @@ const NICE: i32 = 10;
 /// The user and the group that own nothing.
 const NOBODY: u32 = 65_534;
 
-/// `PROT_EXEC`, `PR_SET_NAME` and `CLONE_THREAD` of the kernel's headers.
+/// `PROT_EXEC` and `PR_SET_NAME` of the kernel's headers.
 const PROT_EXEC: u64 = 4;
 const PR_SET_NAME: u64 = 15;
-const CLONE_THREAD: u64 = 0x1_0000;
 
 /// The part of an argument that is a file's number.
 const FILE: u64 = 0xffff_ffff;
@@ -86,8 +87,7 @@ const ALLOWED: &[Allowed] = &[
     // Memory, but none to run: what it compiles is for others.
     Allowed::Where { call: Sysno::mmap, argument: 2, mask: PROT_EXEC, value: 0 },
     Allowed::Where { call: Sysno::mprotect, argument: 2, mask: PROT_EXEC, value: 0 },
-    // Threads, but no processes. The newer clone3 hides its flags from filters; libraries fall back to clone.
-    Allowed::Where { call: Sysno::clone, argument: 0, mask: CLONE_THREAD, value: CLONE_THREAD },
+    NEW_THREADS,
     Allowed::Where { call: Sysno::prctl, argument: 0, mask: u64::MAX, value: PR_SET_NAME },
 ];
 

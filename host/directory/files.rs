@@ -28,6 +28,24 @@ const GROUP_WRITES: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 
+/// Who may decide what runs besides root.
+#[derive(Clone, Copy, Debug)]
+pub struct Operator {
+    /// The user that the host was started as.
+    uid: u32,
+    /// The one who started it by sudo.
+    sudo: Option<u32>,
+}
+
+impl Operator {
+    /// Whoever has started this process, which must still be what it was started as.
+    pub fn of_this_process() -> Self {
+        let uid = geteuid();
+        let sudo = uid.is_root().then(|| std::env::var("SUDO_UID").ok()?.parse().ok()).flatten();
+        Operator { uid: uid.as_raw(), sudo }
+    }
+}
+
 /// What is read of a plugin.
 pub struct Files {
     /// `NAME.wasm`.
@@ -39,37 +57,50 @@ pub struct Files {
 impl Files {
     /// Those of a plugin that was named by the operator, whose word counts: any file is taken whatever its owner, and links
     /// are followed. Its settings were not named, and give it power, so they must be of somebody who may give it.
-    pub fn named(plugin: &Path) -> Result<Self> {
+    pub fn named(plugin: &Path, operator: Operator) -> Result<Self> {
         let opened = open(CWD, plugin, OFlags::empty()).context("cannot read it")?;
-        let plugin_bytes = read(opened, MAX_PLUGIN_BYTES)?.context(CHANGED)?;
+        let bytes = read(opened, MAX_PLUGIN_BYTES)?.context(CHANGED)?;
+        Ok(Files { plugin: bytes, settings: Self::named_settings(plugin, operator)? })
+    }
+
+    /// Its settings alone.
+    pub fn named_settings(plugin: &Path, operator: Operator) -> Result<Option<String>> {
         let path = plugin.with_extension("toml");
         let settings = match open(CWD, &path, OFlags::empty()) {
-            Ok(file) => Some(settings(file)),
+            Ok(file) => Some(settings(file, operator)),
             Err(Errno::NOENT) => None,
             Err(error) => Some(Err(error.into())),
         };
-        let settings = settings.transpose().with_context(|| format!("cannot read the settings {}", path.display()))?;
-        Ok(Files { plugin: plugin_bytes, settings })
+        settings.transpose().with_context(|| format!("cannot read the settings {}", path.display()))
+    }
+
+    /// The settings alone of a plugin in a directory, which must be the operator's as it must be to load the plugin.
+    pub fn settings_in(directory: &Path, name: &str, operator: Operator) -> Result<Option<String>> {
+        Folder::open(directory, operator)?.settings(name)
     }
 }
 
 /// A folder that only those can change who may.
-pub(super) struct Folder(OwnedFd);
+pub(super) struct Folder {
+    file: OwnedFd,
+    operator: Operator,
+}
 
 impl AsFd for Folder {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.as_fd()
+        self.file.as_fd()
     }
 }
 
 impl Folder {
     /// Opens it, with a look at all the folders that lead to it.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, operator: Operator) -> Result<Self> {
         let written = std::path::absolute(path)?;
         // As it is written: a link on the way must not be somebody else's.
         for folder in written.ancestors() {
             let metadata = folder.symlink_metadata().with_context(|| format!("cannot look at {}", folder.display()))?;
-            is_trusted(&metadata, true).with_context(|| format!("the folder {} on the way to it", folder.display()))?;
+            is_trusted(&metadata, operator, true)
+                .with_context(|| format!("the folder {} on the way to it", folder.display()))?;
         }
         // As it is: from the root, each opened in the one before, so that none can be exchanged in between.
         let real = written.canonicalize()?;
@@ -82,14 +113,14 @@ impl Folder {
             so_far.push(part);
             let metadata = File::from(folder.try_clone()?).metadata()?;
             let on_the_way = parts.peek().is_some();
-            is_trusted(&metadata, on_the_way).with_context(|| format!("the folder {}", so_far.display()))?;
+            is_trusted(&metadata, operator, on_the_way).with_context(|| format!("the folder {}", so_far.display()))?;
         }
-        Ok(Folder(folder))
+        Ok(Folder { file: folder, operator })
     }
 
     /// Which folder it is: another one in its place has another identity.
     pub fn identity(&self) -> Result<(u64, u64)> {
-        let metadata = File::from(self.0.try_clone()?).metadata()?;
+        let metadata = File::from(self.file.try_clone()?).metadata()?;
         Ok((metadata.dev(), metadata.ino()))
     }
 
@@ -108,23 +139,26 @@ impl Folder {
     /// The same; nothing where it changed meanwhile.
     fn try_read(&self, name: &str) -> Result<Option<Files>> {
         let file_name = format!("{name}.wasm");
-        let file = open(&self.0, Path::new(&file_name), OFlags::NOFOLLOW).map_err(no_link)?;
+        let file = open(&self.file, Path::new(&file_name), OFlags::NOFOLLOW).map_err(no_link)?;
         let metadata = file.metadata()?;
-        is_trusted(&metadata, false)?;
+        is_trusted(&metadata, self.operator, false)?;
         // Where this name still leads to it, and it has no other, it is nobody else's file.
-        let now = statat(&self.0, &file_name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let now = statat(&self.file, &file_name, AtFlags::SYMLINK_NOFOLLOW)?;
         if (now.st_dev, now.st_ino) != (metadata.dev(), metadata.ino()) {
             return Ok(None);
         }
         ensure!(now.st_nlink == 1, "it has {} names (hard links), so another's file may be it; copy it", now.st_nlink);
         let Some(plugin) = read(file, MAX_PLUGIN_BYTES)? else { return Ok(None) };
-        let settings = match open(&self.0, Path::new(&format!("{name}.toml")), OFlags::NOFOLLOW) {
-            Ok(file) => Some(settings(file)),
+        Ok(Some(Files { plugin, settings: self.settings(name)? }))
+    }
+
+    fn settings(&self, name: &str) -> Result<Option<String>> {
+        let settings = match open(&self.file, Path::new(&format!("{name}.toml")), OFlags::NOFOLLOW) {
+            Ok(file) => Some(settings(file, self.operator)),
             Err(Errno::NOENT) => None,
             Err(error) => Some(Err(no_link(error))),
         };
-        let settings = settings.transpose().with_context(|| format!("cannot read its settings {name}.toml"))?;
-        Ok(Some(Files { plugin, settings }))
+        settings.transpose().with_context(|| format!("cannot read its settings {name}.toml"))
     }
 }
 
@@ -141,8 +175,8 @@ fn open(folder: impl AsFd, path: &Path, flags: OFlags) -> Result<File, Errno> {
     openat(folder, path, flags, Mode::empty()).map(File::from)
 }
 
-fn settings(file: File) -> Result<String> {
-    is_trusted(&file.metadata()?, false).context("they say what the plugin may do")?;
+fn settings(file: File, operator: Operator) -> Result<String> {
+    is_trusted(&file.metadata()?, operator, false).context("they say what the plugin may do")?;
     String::from_utf8(read(file, MAX_SETTINGS_BYTES)?.context(CHANGED)?)
         .map_err(|error| anyhow!("it is not UTF-8: {error}"))
 }
@@ -173,12 +207,11 @@ fn what(metadata: &Metadata) -> &'static str {
 /// An error where somebody can change it who could not start this host: it must belong to root, to the user that the host
 /// runs as, or to who called it by sudo, and nobody else may write it. On the way to a folder, one like /tmp will do, where
 /// everybody may write but nobody can move what is another's.
-fn is_trusted(metadata: &Metadata, on_the_way: bool) -> Result<()> {
+fn is_trusted(metadata: &Metadata, operator: Operator, on_the_way: bool) -> Result<()> {
     let (owner, mode) = (metadata.uid(), metadata.mode());
-    let own = geteuid();
-    let sudo = own.is_root().then(|| std::env::var("SUDO_UID").ok()?.parse::<u32>().ok()).flatten();
-    if owner != 0 && owner != own.as_raw() && Some(owner) != sudo {
-        bail!("it belongs to user {owner}, who may not decide what runs here; chown it to user {}", own.as_raw());
+    let Operator { uid, sudo } = operator;
+    if owner != 0 && owner != uid && Some(owner) != sudo {
+        bail!("it belongs to user {owner}, who may not decide what runs here; chown it to user {uid}");
     }
     if metadata.is_symlink() {
         return Ok(()); // Has no mode of its own.

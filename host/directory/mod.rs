@@ -16,8 +16,8 @@ use rustix::fs::{AtFlags, Dir, FileType, Stat, statat};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
-pub use files::Files;
 use files::Folder;
+pub use files::{Files, Operator};
 
 /// How often the directory is read even if nothing was notified: notifications can be lost, the directory replaced.
 const RESCAN: Duration = Duration::from_millis(700);
@@ -68,6 +68,7 @@ impl std::fmt::Debug for Found {
 /// A directory of plugins.
 pub struct Directory {
     path: PathBuf,
+    operator: Operator,
     known: BTreeMap<String, Version>,
     /// What was said to be no plugin, so that it is said once.
     refused: BTreeSet<PathBuf>,
@@ -89,20 +90,20 @@ struct Version(Vec<(u64, u64, i64, i64, i64, i64, i64)>);
 impl Directory {
     /// Watches a directory. The first changes are all that is in it. An error when it cannot be read, or others than who
     /// runs this host can write to it.
-    pub fn new(path: &Path) -> Result<Self> {
+    pub fn new(path: &Path, operator: Operator) -> Result<Self> {
         // One notification that waits is enough: the directory is read as a whole.
         let (notify, notified) = mpsc::channel(1);
         let (known, refused, unreadable, unsettled, identity, watcher) = Default::default();
         let path = path.to_owned();
         let mut directory =
-            Directory { path, known, refused, unreadable, identity, unsettled, notified, watcher, notify };
+            Directory { path, operator, known, refused, unreadable, identity, unsettled, notified, watcher, notify };
         directory.open().with_context(|| format!("the plugin directory {} is not used", directory.path.display()))?;
         Ok(directory)
     }
 
     /// Opens it, and watches it where it is another than before.
     fn open(&mut self) -> Result<Arc<Folder>> {
-        let folder = Folder::open(&self.path)?;
+        let folder = Folder::open(&self.path, self.operator)?;
         let identity = folder.identity()?;
         if self.identity.replace(identity) != Some(identity) {
             self.watch();
@@ -290,7 +291,7 @@ mod tests {
         std::fs::write(path.join(".b.wasm"), "1").unwrap();
         std::fs::write(path.join("c.wasm.tmp"), "1").unwrap();
         std::os::unix::fs::symlink("a.wasm", path.join("d.wasm")).unwrap();
-        let mut directory = Directory::new(&path).unwrap();
+        let mut directory = Directory::new(&path, Operator::of_this_process()).unwrap();
         assert_eq!(shown(directory.scan()), [""; 0], "a file that was just written may still grow");
         settle().await;
         assert_eq!(shown(directory.scan()), ["load a"]);

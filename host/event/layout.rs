@@ -31,7 +31,7 @@ const FLAT_TASK: usize = 3 * 8 + 16 + 6 * 4;
 
 plain! {
     c::record_counts: 3 * 8;
-    c::narrowing: 6 * 4;
+    c::narrowing: 7 * 4;
     c::whose_key: 3 * 8;
     c::running_record: TASK;
     c::exec_record: HEADER + 8 + 6 * 4 + 32 + 16;

@@ -59,7 +59,7 @@ macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident, $column:ident, $record:ty, $name:literal, $source:literal
        $(, $number:ident => $decode:path)?;)*) => {
         /// A kind of event.
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
         #[repr(u8)]
         pub enum Kind { $($(#[$doc])* $kind,)* }
 
@@ -259,7 +259,7 @@ impl FromStr for Kind {
 }
 
 /// A set of kinds.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct KindSet(u64);
 
 impl KindSet {

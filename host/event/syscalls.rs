@@ -81,7 +81,7 @@ pub fn number(abi: Abi, name: &str) -> Option<u32> {
 const CALL_WORDS: usize = 16;
 
 /// A set of system calls: a bit for each number of each table, in the order of the cases of `abi`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct CallSet([[u64; CALL_WORDS]; 3]);
 
 impl CallSet {

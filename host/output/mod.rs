@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
 pub use exposition::{Family, Label, Listener, Sample, Scrape, Value};
@@ -20,7 +20,7 @@ use crate::wit::containers::Container;
 const MAX_PIECES: usize = 64;
 
 /// How alerts are shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AlertFormat {
     /// Coloured lines on a terminal, JSON otherwise.

@@ -30,7 +30,7 @@ const FAULT_WINDOW: Duration = Duration::from_secs(60);
 const PROBATION: Duration = Duration::from_secs(10);
 
 /// What a plugin should do after a fault, by its settings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnFault {
     /// Start a fresh instance after a pause.

@@ -14,6 +14,11 @@ pub fn compile(component: &[u8]) -> Result<Vec<u8>> {
     Ok(engine::engine()?.precompile_component(component)?)
 }
 
+/// What of the engine that runs plugins its machine code depends on.
+pub fn engine_identity() -> Result<Vec<u8>> {
+    Ok(identity(&engine::engine()?))
+}
+
 /// What of an engine its machine code depends on: its version, its settings, and what the processor can.
 pub(super) fn identity(engine: &wasmtime::Engine) -> Vec<u8> {
     /// Keeps what is hashed instead of hashing it: the cache takes a digest that nobody can have collide.

@@ -29,9 +29,10 @@ use tokio::task::JoinHandle;
 pub use component::{Compiled, Description, INTERFACE_VERSION, PACKAGE};
 pub use engine::Runtime;
 pub use grants::{Address, Grants, Upstream};
+pub use http::{Connect, Connecting, Proxy, connect_for};
 pub use life::{CallCounts, OnFault};
 pub use limits::Limits;
-pub use machine_code::compile;
+pub use machine_code::{compile, engine_identity};
 pub use metrics::CallTimesSum;
 pub use services::Outlets;
 
@@ -128,7 +129,7 @@ impl Plugin {
             shared: compiled.shared.clone(),
             description: compiled.description.clone(),
             settings: settings.clone(),
-            http: Http::new(name, &settings.grants),
+            http: Http::new(name, &settings.grants, outlets.connect.clone()),
             outlets,
             counts: Arc::default(),
             epochs: runtime.epochs.clone(),

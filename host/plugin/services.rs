@@ -11,7 +11,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::Settings;
 use super::allowance::{Allowance, refuse};
-use super::http::Http;
+use super::http::{Connect, Http};
 use super::life::CallCounts;
 use super::limits::{Limiter, bounded};
 use super::streams::{LogStream, PrintStream};
@@ -38,6 +38,8 @@ pub struct Outlets {
     pub processes: Arc<Processes>,
     /// The containers.
     pub containers: Arc<Containers>,
+    /// Connects to servers that were granted.
+    pub connect: Connect,
 }
 
 /// What the host keeps beside an instance.

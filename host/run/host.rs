@@ -1,7 +1,7 @@
 //! The plugins that run, and the sources that they need: loading, exchanging, unloading.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use super::compiling::{Compiling, Ready, compile};
 use super::metrics::Figures;
 use super::summary::PluginSummary;
 use crate::config::Config;
-use crate::directory::{Change, Files, Found};
+use crate::directory::{Change, Files, Found, Operator};
 use crate::dispatch::{CGROUP_KINDS, Dispatched, First, Message, Only};
 use crate::event::{CallSet, Kind, KindSet, comm};
 use crate::output::Scrape;
 use crate::plugin::{Outlets, Plugin, Runtime};
-use crate::source::{self, Poller, SourceState, State, Wanted, Whom};
+use crate::source::{self, Lookups, Poller, SourceState, State, Wanted, Whom};
 
 /// How long a plugin's stop function may keep the host from ending.
 const STOP_TIME: Duration = Duration::from_secs(3);
@@ -33,13 +33,22 @@ const PROCESS_KINDS: [Kind; 3] = [Kind::Exec, Kind::Exit, Kind::Fork];
 /// The plugin that tells of containers, as it is shipped.
 const CONTAINER_MAP: &str = "container-map.wasm";
 
+/// The plugin that tells of containers, where it lies beside one that was named.
+pub fn container_map_beside(config: &Config) -> Option<PathBuf> {
+    config.plugins.iter().map(|file| file.with_file_name(CONTAINER_MAP)).find(|file| file.is_file())
+}
+
 /// What runs.
 pub struct Host {
     runtime: Runtime,
     outlets: Outlets,
     messages: mpsc::Sender<Message>,
     poller: Poller,
+    lookups: Arc<Lookups>,
+    /// The broker's pid.
+    broker: u32,
     config: Arc<Config>,
+    operator: Operator,
     plugins: Plugins,
     wanted: Wanted,
     sources: Vec<SourceState>,
@@ -59,12 +68,25 @@ impl Host {
         runtime: Runtime,
         outlets: Outlets,
         messages: mpsc::Sender<Message>,
-        poller: Poller,
-        config: Config,
+        (poller, lookups, broker): (Poller, Arc<Lookups>, u32),
+        (config, operator): (Config, Operator),
     ) -> Self {
         let (plugins, wanted, sources) = Default::default();
         let (compiling, config) = (Compiling::new(), Arc::new(config));
-        Host { runtime, outlets, messages, poller, config, plugins, wanted, sources, compiling }
+        Host {
+            runtime,
+            outlets,
+            messages,
+            poller,
+            lookups,
+            broker,
+            config,
+            operator,
+            plugins,
+            wanted,
+            sources,
+            compiling,
+        }
     }
 
     /// Loads the plugins of the command line. True when there is none that works.
@@ -129,8 +151,9 @@ impl Host {
     /// Loads a plugin that was named, or is loaded as if it were.
     async fn load_named_file(&mut self, name: &str, file: &Path, argument: usize) -> Result<()> {
         let (runtime, config) = (self.runtime.clone(), self.config.clone());
-        let (owned, path) = (name.to_owned(), file.to_owned());
-        let ready = spawn_blocking(move || compile(&runtime, &config, &owned, &path, Files::named(&path))).await?;
+        let (owned, path, operator) = (name.to_owned(), file.to_owned(), self.operator);
+        let files = move || compile(&runtime, &config, &owned, &path, Files::named(&path, operator));
+        let ready = spawn_blocking(files).await?;
         self.load(name, ready, argument).await
     }
 
@@ -203,7 +226,7 @@ impl Host {
         }
         if wanted.has(Kind::Fork) && !had.has(Kind::Fork) {
             // After attaching, so that none falls between the two.
-            self.outlets.processes.add_running(block_in_place(source::running_processes));
+            self.outlets.processes.add_running(block_in_place(|| self.lookups.running()));
         }
         if wanted.has(Kind::CgroupCreated) && !had.has(Kind::CgroupCreated) {
             block_in_place(|| self.outlets.containers.walk());
@@ -234,8 +257,7 @@ impl Host {
         if self.config.containers.is_empty() || self.plugins.tells_of_containers() {
             return;
         }
-        let beside = self.config.plugins.iter().map(|file| file.with_file_name(CONTAINER_MAP));
-        let Some(file) = beside.into_iter().find(|file| file.is_file()) else { return };
+        let Some(file) = container_map_beside(&self.config) else { return };
         let name = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
         log::info!("--container needs a plugin that tells of containers: {} is loaded as well", file.display());
         if let Err(error) = self.load_named_file(&name, &file, self.config.plugins.len()).await {
@@ -304,6 +326,7 @@ impl Host {
         plugins.iter().for_each(|(name, plugin)| figures.add_plugin(name, plugin));
         self.plugins.running.values().for_each(|plugin| figures.add_running(plugin));
         figures.add_states(&self.sources);
+        figures.add_processes(self.broker);
         figures.finish(&self.poller, dispatched, &self.outlets.inbox, reply);
     }
 
@@ -345,7 +368,7 @@ impl Plugins {
             let only = plugin.queue.only();
             wide = wide.or(for_table).or(if only.is_all() { asked } else { KindSet::default() });
             for kind in asked.iter() {
-                wanted.whom.entry(kind.source()).or_default().extend(whom(only));
+                wanted.whom.entry(kind.source().to_owned()).or_default().extend(whom(only));
             }
         }
         wide.iter().for_each(|kind| _ = wanted.whom.remove(kind.source()));

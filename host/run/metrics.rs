@@ -1,6 +1,7 @@
 //! What is measured, gathered for whoever asks: the same figures as at the end of a run, while it goes on.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,6 +19,18 @@ use crate::source::{Poller, SourceCounts, SourceState, State};
 /// How long the thread that reads the rings may take to say what it has counted: it wakes every 200 ms, and waits for plugins
 /// that tell of containers.
 const COUNT_TIME: Duration = Duration::from_secs(2);
+
+/// Where /proc/PID/stat has the CPU time of a process in user mode and in the kernel, counted from behind its name, and in which unit.
+const CPU_TIMES: std::ops::Range<usize> = 11..13;
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// CPU time that another process has taken, in seconds.
+fn cpu_of(pid: u32) -> Option<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = fields.get(CPU_TIMES)?.iter().filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
+    Some(ticks as f64 / TICKS_PER_SECOND)
+}
 
 /// Metrics, by name.
 #[derive(Default)]
@@ -172,15 +185,23 @@ impl Figures {
         }
     }
 
-    fn add_process(&mut self) {
+    /// What this process and the broker take.
+    pub fn add_processes(&mut self, broker: u32) {
         let time = clock_gettime(ClockId::ProcessCPUTime);
         let cpu = time.tv_sec as f64 + time.tv_nsec as f64 / 1e9;
-        self.0.put("process_cpu_seconds", "CPU time that the host has taken.", Vec::new(), Value::Sum(cpu));
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        if let Some(kib) = resident.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()) {
-            let bytes = Value::Gauge((kib * 1024) as f64);
-            self.0.put("process_resident_memory_bytes", "Memory that the host takes.", Vec::new(), bytes);
+        let all = &mut self.0;
+        all.put("process_cpu_seconds", "CPU time that the host has taken.", Vec::new(), Value::Sum(cpu));
+        let help = "CPU time that the host's broker has taken.";
+        all.put("eunomia_broker_cpu_seconds", help, Vec::new(), Value::Sum(cpu_of(broker).unwrap_or(0.0)));
+        for (process, name, help) in [
+            ("self", "process_resident_memory_bytes", "Memory that the host takes."),
+            (&broker.to_string(), "eunomia_broker_resident_memory_bytes", "Memory that the host's broker takes."),
+        ] {
+            let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+            let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            if let Some(kib) = resident.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()) {
+                all.put(name, help, Vec::new(), Value::Gauge((kib * 1024) as f64));
+            }
         }
     }
 
@@ -201,7 +222,6 @@ impl Figures {
             if let Ok(Ok(counts)) = tokio::time::timeout(COUNT_TIME, counted).await {
                 self.add_sources(&counts, &dispatched, alerts);
             }
-            self.add_process();
             _ = reply.send(self.0.0.into_values().collect());
         });
     }

@@ -1,5 +1,6 @@
 //! The wiring: which room is connected with which, and what happens from start to stop.
 
+mod broker;
 mod compiling;
 mod host;
 mod metrics;
@@ -14,14 +15,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
-use crate::compile::{self, Cache, CompileLimits, Compiler};
-use crate::config::{CacheFolder, Command, Config};
+use crate::broker::{Broker, Errand};
+use crate::compile::{self, CompileLimits, Compiler};
+use crate::config::{Command, Config};
 use crate::confine::{self, Power};
-use crate::directory::Directory;
+use crate::directory::{Directory, Operator};
 use crate::dispatch::{Containers, Dispatched, Dispatcher, Message, Only, Processes, Tree, Watch};
 use crate::output::{self, Listener, Scrape, Writer};
 use crate::plugin::{self, Outlets, Runtime};
-use crate::source::{self, JudgedCgroups, Narrowing, Poller, Reading};
+use crate::source::{self, Lookups, Poller};
 use host::Host;
 use summary::{Summary, SummaryFile};
 
@@ -37,6 +39,9 @@ pub fn run(command: Result<Command, Config>) -> Result<()> {
         // It gives up its power, so it must not have a second thread.
         return compile::answer(CompileLimits { memory_bytes, cpu_seconds }, plugin::compile);
     }
+    if let Ok(Command::Broker) = command {
+        return broker::serve();
+    }
     let prepared = command.map_err(prepare);
     let workers = std::thread::available_parallelism().map_or(MIN_WORKERS, |cores| cores.get().max(MIN_WORKERS));
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
@@ -44,7 +49,7 @@ pub fn run(command: Result<Command, Config>) -> Result<()> {
         Ok(Command::Sources { json, verbose, hooks }) => show::sources(json, verbose, &hooks),
         Ok(Command::Inspect { file }) => show::inspect(&file),
         Ok(Command::Version) => show::version(),
-        Ok(Command::Compile { .. }) => unreachable!("it was done above"),
+        Ok(Command::Compile { .. } | Command::Broker) => unreachable!("it was done above"),
         Err(prepared) => tokio.block_on(tokio.spawn(run_plugins(prepared?)))?,
     };
     // A plugin that is stuck must not keep the host from ending.
@@ -55,68 +60,66 @@ pub fn run(command: Result<Command, Config>) -> Result<()> {
 /// What is done with all the power that this process was given, and what it runs with from then on.
 struct Prepared {
     config: Config,
+    operator: Operator,
     summary: Option<SummaryFile>,
-    cache: Option<Cache>,
     listener: Option<Listener>,
-    power: Power,
+    broker: Broker,
+    /// What this process runs with, and what the broker does.
+    power: [Power; 2],
 }
 
 /// For a process with one thread: those that it starts have no more power than it keeps.
 fn prepare(config: Config) -> Result<Prepared> {
+    let operator = Operator::of_this_process();
     let summary = config.summary.as_deref().map(SummaryFile::open).transpose()?;
-    let cache = match &config.cache {
-        CacheFolder::Usual => Cache::usual(),
-        CacheFolder::Named(path) => Some(Cache::open(path)?),
-        CacheFolder::None => None,
-    };
     let listener = config.metrics.map(Listener::bind).transpose()?;
-    let power = confine::host().context("the host cannot give up the power that it does not need")?;
-    Ok(Prepared { config, summary, cache, listener, power })
+    let (broker, brokers) = broker::start(&config)?;
+    let own = confine::host().context("the host cannot give up the power that it does not need")?;
+    Ok(Prepared { config, operator, summary, listener, broker, power: [own, brokers] })
 }
 
 /// Runs plugins until somebody or something says stop.
 async fn run_plugins(prepared: Prepared) -> Result<()> {
-    let Prepared { config, summary: summary_file, cache, listener, power } = prepared;
+    let Prepared { config, operator, summary: summary_file, listener, broker, power: [own, brokers] } = prepared;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let (output, writer) = output::start(config.alerts)?;
-    let processes = Arc::new(Processes::new(Box::new(source::process_of)));
-    let judged = (!config.containers.is_empty()).then(JudgedCgroups::default);
-    let tree = Tree { walk: Box::new(source::existing_cgroups), cgroup_of: Box::new(source::cgroup_of) };
-    let watch = judged.clone().map(|judged| {
-        let tell = Box::new(move |cgroup, wanted| judged.set(cgroup, wanted));
-        Watch { names: config.containers.clone(), tell }
-    });
+    let lookups = Arc::new(Lookups::new(broker.open(Errand::Processes)?));
+    let (of, within) = (lookups.clone(), lookups.clone());
+    let processes = Arc::new(Processes::new(Box::new(move |pid| of.process(pid))));
+    let tree = Tree { walk: Box::new(source::existing_cgroups), cgroup_of: Box::new(move |pid| within.cgroup(pid)) };
+    let watch = match config.containers.is_empty() {
+        true => None,
+        false => {
+            let judging = broker.open(Errand::Cgroups)?;
+            let tell = Box::new(move |cgroup: u64, wanted: Option<bool>| {
+                if let Err(error) = judging.ask::<()>(&(cgroup, wanted), &[]) {
+                    log::error!("the kernel does not learn of a container's cgroup: {error:#}");
+                }
+            });
+            Some(Watch { names: config.containers.clone(), tell })
+        }
+    };
     let containers = Arc::new(Containers::new(tree, watch));
-    let cgroups = source::cgroup_ids(&config.cgroups)?;
     let only = Only {
         pids: config.pids.clone(),
         comms: config.comms.clone(),
         uids: config.uids.clone(),
-        cgroups: cgroups.clone(),
-        containers: judged.is_some(),
+        cgroups: source::cgroup_ids(&config.cgroups)?,
+        containers: !config.containers.is_empty(),
     };
     let (dispatcher, messages, inbox) = Dispatcher::new(processes.clone(), containers.clone(), only);
     let counts = dispatcher.counts();
     let dispatched = tokio::spawn(dispatcher.run());
-    let narrowing = Narrowing {
-        hooks: source::hooks(&config.hooks)?,
-        pids: config.pids.clone(),
-        comms: config.comms.clone(),
-        uids: config.uids.clone(),
-        cgroups,
-        containers: judged,
-        exclude_pid: (!config.include_self).then(std::process::id),
-        reading: Reading { latency: config.latency, ring_bytes: config.ring_bytes.clone() },
-    };
     let to_dispatcher = messages.clone();
     let deliver = move |batch| _ = to_dispatcher.blocking_send(Message::Batch(Box::new(batch)));
-    let poller = Poller::start(narrowing, Box::new(deliver))?;
-    let outlets = Outlets { output, inbox: inbox.clone(), processes, containers };
+    let poller = Poller::start(broker.open(Errand::Sources)?, config.latency, Box::new(deliver))?;
+    let connect = broker::connect(broker.clone());
+    let outlets = Outlets { output, inbox: inbox.clone(), processes, containers, connect };
     let duration = config.duration;
-    let mut directory = config.plugin_dir.as_deref().map(Directory::new).transpose()?;
-    let runtime = Runtime::new(Compiler::of_this_program(cache))?;
-    let mut host = Host::new(runtime, outlets, messages.clone(), poller, config);
+    let mut directory = config.plugin_dir.as_deref().map(|path| Directory::new(path, operator)).transpose()?;
+    let runtime = Runtime::new(Compiler::by(broker.clone()))?;
+    let mut host = Host::new(runtime, outlets, messages.clone(), (poller, lookups, broker.pid()), (config, operator));
 
     let mut nothing_works = host.load_named().await;
     if let Some(directory) = &mut directory {
@@ -130,16 +133,18 @@ async fn run_plugins(prepared: Prepared) -> Result<()> {
     host.check_sources()?;
     host.check_containers()?;
     let metrics = listener.as_ref().map_or_else(String::new, |listener| format!(" metrics: {listener}"));
-    output::say(&format!("{}{metrics} power: {power}", host.ready_line()));
+    output::say(&format!("{}{metrics} power: {own}; no new privileges; broker: {brokers}", host.ready_line()));
     let (scraper, scrapes) = mpsc::channel(1);
     listener.map(|listener| listener.serve(scraper)).transpose()?;
 
-    let quiet = tokio::select! {
+    let (mut quiet, mut whole) = (false, true);
+    tokio::select! {
         () = follow(&mut host, directory, scrapes, &counts) => unreachable!("it follows for ever"),
-        _ = interrupt.recv() => false,
-        _ = terminate.recv() => false,
-        () = sleep_for(duration) => false,
-        () = writer.closed() => true,
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        () = sleep_for(duration) => {}
+        () = writer.closed() => quiet = true,
+        () = broker::ended(&broker) => whole = false,
     };
     tokio::spawn(async move {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
@@ -156,10 +161,10 @@ async fn run_plugins(prepared: Prepared) -> Result<()> {
     if !quiet {
         output::say(&summary.for_people());
     }
-    match summary_file {
-        Some(file) => file.write(&summary),
-        None => Ok(()),
-    }
+    summary_file.map(|file| file.write(&summary)).transpose()?;
+    broker.stop();
+    ensure!(whole, "{}", crate::broker::GONE);
+    Ok(())
 }
 
 /// Follows what changes while the host runs, and answers whoever asks for metrics, which a plugin that is starting may delay.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::compile::Compiler;
 use crate::config::parse_settings;
-use crate::directory::Files;
+use crate::directory::{Files, Operator};
 use crate::event::{Kind, KindSet};
 use crate::plugin::{Compiled, INTERFACE_VERSION, PACKAGE, Runtime, Settings};
 use crate::source::{self, Narrowing, Refusal, State};
@@ -22,7 +22,11 @@ fn print(text: &str) -> Result<()> {
 
 /// Why hooks were not taken, in a line.
 pub fn reasons(why: &[Refusal]) -> String {
-    why.iter().map(|refusal| format!("{}: {}", refusal.hook, refusal.reason)).collect::<Vec<_>>().join("; ")
+    let reason = |Refusal { hook, reason, log: _ }: &Refusal| match hook.is_empty() {
+        true => reason.clone(),
+        false => format!("{hook}: {reason}"),
+    };
+    why.iter().map(reason).collect::<Vec<_>>().join("; ")
 }
 
 pub fn version() -> Result<()> {
@@ -58,7 +62,8 @@ pub fn sources(json: bool, verbose: bool, hooks: &[String]) -> Result<()> {
 }
 
 pub fn inspect(file: &Path) -> Result<()> {
-    let files = Files::named(file).with_context(|| format!("cannot inspect {}", file.display()))?;
+    let files = Files::named(file, Operator::of_this_process())
+        .with_context(|| format!("cannot inspect {}", file.display()))?;
     let runtime = Runtime::new(Compiler::of_this_program(None))?;
     let settings = file.with_extension("toml");
     let Settings { limits, grants, .. } = parse_settings(&settings, files.settings.as_deref())?;

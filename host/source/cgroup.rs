@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::{fmt, fs};
@@ -10,6 +11,7 @@ use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, Object};
 
 use super::{Rung, Source};
+use crate::broker::{self, Answer};
 use crate::event::layout::c;
 use crate::wit::container_registry::Cgroup;
 
@@ -116,7 +118,7 @@ fn verdict(wanted: bool) -> [u8; 1] {
 
 impl JudgedCgroups {
     /// Says whether the events of a cgroup, and of those below it, are wanted; none when it is gone.
-    pub fn set(&self, id: u64, wanted: Option<bool>) {
+    fn set(&self, id: u64, wanted: Option<bool>) {
         let mut inner = self.0.lock().expect("no thread panics while it holds this");
         let Judged { wanted: all, maps, warned } = &mut *inner;
         match wanted {
@@ -139,6 +141,14 @@ impl JudgedCgroups {
         }
     }
 
+    /// Takes in what whoever knows the containers tells: pairs of a cgroup's id and a verdict, as of `set`.
+    pub fn serve(&self, stream: &UnixStream) {
+        broker::serve(stream, |(id, wanted), _| {
+            self.set(id, wanted);
+            Answer::of(())
+        });
+    }
+
     /// A source has been attached.
     pub(super) fn join(&self, source: &'static str, object: &Object) {
         let Some(map) = object.maps().find(|map| map.name() == "only_cgroups") else { return };
@@ -155,7 +165,7 @@ impl JudgedCgroups {
     }
 
     /// A source has been detached.
-    pub(super) fn leave(&self, source: &'static str) {
+    pub(super) fn leave(&self, source: &str) {
         self.0.lock().expect("no thread panics while it holds this").maps.remove(source);
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
+use std::thread;
 
 use libbpf_rs::libbpf_sys::bpf_map_create_opts;
 use libbpf_rs::{
@@ -28,6 +29,7 @@ const NOISE: &[&str] = &["ulimit", "processed ", "libbpf:", "PROG LOAD LOG"];
 
 /// What errors say of a process that has no descriptor left.
 const NO_DESCRIPTORS: &str = "Too many open files";
+const MORE_DESCRIPTORS: &str = "; raise the limit of open files (ulimit -n, or LimitNOFILE= of a service)";
 
 /// Where kernels that have kprobes say so.
 const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
@@ -103,10 +105,25 @@ pub fn quiet_libbpf() {
     set_print(Some((PrintLevel::Warn, keep)));
 }
 
+/// Loads sources, and attaches what is needed for these kinds: side by side, for nearly all of the time goes into finding the
+/// kernel's types.
+pub fn load_all(
+    sources: impl Iterator<Item = &'static Source>,
+    kinds: KindSet,
+    narrowing: &Narrowing,
+) -> Vec<(&'static Source, (Option<Loaded>, State))> {
+    thread::scope(|scope| {
+        let begun: Vec<_> =
+            sources.map(|source| (source, scope.spawn(move || load(source, kinds, narrowing)))).collect();
+        let loaded = begun.into_iter().map(|(source, loading)| (source, loading.join()));
+        loaded.map(|(source, loaded)| (source, loaded.expect("loading does not panic"))).collect()
+    })
+}
+
 /// Loads a source by its best rung, and attaches what is needed for these kinds.
-pub fn load(source: &Source, kinds: KindSet, narrowing: &Narrowing) -> (Option<Loaded>, State) {
-    let Narrowing { hooks, exclude_pid, reading, .. } = narrowing.clone();
-    let wide = Narrowing { hooks, exclude_pid, reading, ..Default::default() };
+fn load(source: &Source, kinds: KindSet, narrowing: &Narrowing) -> (Option<Loaded>, State) {
+    let Narrowing { hooks, exclude_pids, ring_bytes, .. } = narrowing.clone();
+    let wide = Narrowing { hooks, exclude_pids, ring_bytes, ..Default::default() };
     let narrowing = if source.is_narrowed() { narrowing } else { &wide };
     let allowed = |rung: &Rung| narrowing.hooks.is_empty() || narrowing.hooks.iter().any(|hook| hook == rung.hook);
     let attempt = |rung: &Rung| probe::granted(rung.hook).and_then(|()| load_rung(source, rung, kinds, narrowing));
@@ -200,10 +217,10 @@ fn prepare(open: &mut OpenObject, source: &Source, narrowing: Option<&Narrowing>
         } else if name == "only_cgroups" && narrowing.is_some_and(|narrowing| narrowing.containers.is_some()) {
             map.set_max_entries(MAX_JUDGED_CGROUPS)?;
         } else if name == ".rodata.narrowing"
-            && let Some(Narrowing { hooks: _, pids, comms, uids, cgroups, containers, exclude_pid, reading: _ }) =
-                narrowing
+            && let Some(narrowing) = narrowing
             && let Some(bytes) = map.initial_value_mut()
         {
+            let Narrowing { hooks: _, pids, comms, uids, cgroups, containers, exclude_pids, ring_bytes: _ } = narrowing;
             let count = |list: usize| u32::try_from(list).unwrap_or(u32::MAX);
             let value = layout::narrowing {
                 pids: count(pids.len()),
@@ -211,7 +228,7 @@ fn prepare(open: &mut OpenObject, source: &Source, narrowing: Option<&Narrowing>
                 uids: count(uids.len()),
                 // Not 0 while no container is known yet: none means none.
                 cgroups: count(cgroups.len() + usize::from(containers.is_some())),
-                exclude_pid: exclude_pid.unwrap_or(0),
+                exclude_pids: *exclude_pids,
                 judges: u32::from(containers.is_some()),
             };
             let value = bytes_of(&value);
@@ -230,7 +247,7 @@ fn ring_count(source: &Source) -> u32 {
 fn make_rings(object: &Object, source: &Source, narrowing: &Narrowing) -> libbpf_rs::Result<Vec<MapHandle>> {
     let Some(map) = object.maps().find(|map| map.name() == "rings") else { return Ok(Vec::new()) };
     let count = ring_count(source);
-    let bytes = narrowing.reading.ring_bytes.get(source.name).copied().unwrap_or(source.ring_bytes);
+    let bytes = narrowing.ring_bytes.get(source.name).copied().unwrap_or(source.ring_bytes);
     let each = (bytes / count).max(MIN_RING_BYTES);
     let options = bpf_map_create_opts { sz: size_of::<bpf_map_create_opts>() as _, ..Default::default() };
     let make = |number: u32| {
@@ -244,6 +261,12 @@ fn make_rings(object: &Object, source: &Source, narrowing: &Narrowing) -> libbpf
 fn fill(object: &Object, map: &str, keys: impl Iterator<Item = Vec<u8>>) -> libbpf_rs::Result<()> {
     let Some(map) = object.maps().find(|other| other.name() == map) else { return Ok(()) };
     keys.into_iter().try_for_each(|key| map.update(&key, &[1], MapFlags::ANY))
+}
+
+/// Why a source's rings cannot be handed to whoever reads them.
+pub fn unreadable(hook: &'static str, error: &std::io::Error) -> Refusal {
+    let remedy = if error.to_string().contains(NO_DESCRIPTORS) { MORE_DESCRIPTORS } else { "" };
+    Refusal { hook, reason: format!("its rings cannot be read: {error}{remedy}"), log: Vec::new() }
 }
 
 /// What happened, the likely cause and the remedy, in a line.
@@ -270,11 +293,7 @@ fn explain(hook: &str, step: &str, error: &libbpf_rs::Error) -> String {
         ErrorKind::NotFound => format!("this kernel does not have it ({step}: {error:#})"),
         _ => match (format!("{error:#}"), last_line()) {
             // Whatever it was that needed one more.
-            (text, _) if text.contains(NO_DESCRIPTORS) => {
-                format!(
-                    "{step} failed: {text}; raise the limit of open files (ulimit -n, or LimitNOFILE= of a service)"
-                )
-            }
+            (text, _) if text.contains(NO_DESCRIPTORS) => format!("{step} failed: {text}{MORE_DESCRIPTORS}"),
             (text, Some(line)) => format!("{step} failed: {text}; {line}"),
             (text, None) => format!("{step} failed: {text}"),
         },

@@ -6,7 +6,8 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-use libbpf_rs::{MapCore, MapFlags, Object};
+use libbpf_rs::{MapCore, MapFlags};
+use serde::{Deserialize, Serialize};
 
 use super::load::Loaded;
 use super::maps::map;
@@ -102,32 +103,55 @@ fn lost(counts: &SourceCounts) -> Lost {
     lost
 }
 
-/// What the kernel and the reader have counted of a source since it was attached.
-pub fn counts(source: &'static Source, object: &Object, tally: &Tally) -> SourceCounts {
-    let mut sum = SourceCounts {
-        source: source.name,
-        sent: tally.summed.get(),
-        undecodable: tally.undecodable.get(),
-        late: tally.late.get(),
-        ..Default::default()
-    };
-    let Some(counters) = map(object, "counters") else { return sum };
+/// What the kernel has counted of a source since it was attached.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct KernelCounts {
+    /// Records in the ring.
+    pub sent: u64,
+    /// Of each kind, how many were dropped for want of room, and how many not made within another.
+    pub lost: Vec<(Kind, u64, u64)>,
+    /// Runs of its programs that the kernel left out.
+    pub skipped: u64,
+    /// How its programs ran, as far as the kernel measures that.
+    pub programs: Vec<ProgramRuns>,
+}
+
+/// What the kernel's counters say of a source.
+pub fn kernel_counts(source: &'static Source, loaded: &Loaded) -> KernelCounts {
+    let (skipped, programs) = runs(loaded);
+    let mut counted = KernelCounts { skipped, programs, ..Default::default() };
+    let Some(counters) = map(&loaded.object, "counters") else { return counted };
     for kind in source.kinds().iter() {
         let Some(row) = kind.record_number() else { continue };
         let per_cpu = counters.lookup_percpu(&row.to_ne_bytes(), MapFlags::ANY).ok().flatten().unwrap_or_default();
         let (mut kinds_dropped, mut kinds_nested) = (0, 0);
         for bytes in per_cpu {
             let Some(c::record_counts { sent, dropped, nested }) = layout::read(&bytes) else { continue };
-            sum.sent += sent;
+            counted.sent += sent;
             kinds_dropped += dropped;
             kinds_nested += nested;
         }
-        sum.dropped += kinds_dropped;
-        sum.nested += kinds_nested;
-        sum.lost_by_kind.push((kind, super::KERNEL_RING, kinds_dropped));
-        sum.lost_by_kind.push((kind, super::NESTED, kinds_nested));
+        counted.lost.push((kind, kinds_dropped, kinds_nested));
     }
-    sum
+    counted
+}
+
+/// What the kernel and the reader have counted of a source since it was attached.
+pub fn counts(source: &'static Source, counted: KernelCounts, tally: &Tally) -> SourceCounts {
+    let KernelCounts { sent, lost, skipped, programs } = counted;
+    let by_kind = |(kind, dropped, nested)| [(kind, super::KERNEL_RING, dropped), (kind, super::NESTED, nested)];
+    SourceCounts {
+        source: source.name,
+        sent: sent + tally.summed.get(),
+        dropped: lost.iter().map(|(_, dropped, _)| dropped).sum(),
+        nested: lost.iter().map(|(_, _, nested)| nested).sum(),
+        skipped,
+        undecodable: tally.undecodable.get(),
+        unread: 0,
+        lost_by_kind: lost.into_iter().flat_map(by_kind).collect(),
+        late: tally.late.get(),
+        programs,
+    }
 }
 
 /// How often the kernel did not run a source's programs. One that was interrupted while it ran is not run again on that CPU
@@ -139,7 +163,7 @@ pub fn counts(source: &'static Source, object: &Object, tally: &Tally) -> Source
 ///
 /// The kernel says so, without any privilege, in what it tells of the programs' descriptors; from 5.12 on, for before it let nobody
 /// interrupt them. To go through all programs of the machine would need CAP_SYS_ADMIN.
-pub fn runs(loaded: &Loaded) -> (u64, Vec<ProgramRuns>) {
+fn runs(loaded: &Loaded) -> (u64, Vec<ProgramRuns>) {
     let (mut skipped, mut programs) = (0, Vec::new());
     for program in loaded.programs() {
         let Ok(text) = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd())) else {

@@ -5,28 +5,34 @@ mod cgroup;
 mod clock;
 mod files;
 mod ipc;
+mod kernel;
 mod load;
 mod losses;
 mod maps;
 mod poll;
 mod probe;
 mod process;
+mod ring;
 mod rings;
 mod seccomp;
 mod syscall;
 mod tcp;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
-pub use cgroup::{JudgedCgroups, cgroup_ids, cgroup_of, existing_cgroups};
-pub use process::{process_of, running_processes};
+pub use cgroup::{JudgedCgroups, cgroup_ids, existing_cgroups};
+pub use kernel::serve as serve_sources;
+pub use process::{Lookups, serve as serve_processes};
 
+use crate::broker::Caller;
 use crate::event::{Batch, CallSet, Comm, Kind, KindSet};
 
 /// The sources, one line each. What a source is stands in its own file.
@@ -123,18 +129,18 @@ pub fn hooks(names: &[String]) -> Result<Vec<String>> {
 }
 
 /// The events that somebody wants.
-#[derive(Clone, Default, PartialEq, Debug)]
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Wanted {
     /// Their kinds.
     pub kinds: KindSet,
     /// Of kinds that are about system calls: which calls. Without an entry all of them.
     pub calls: BTreeMap<Kind, CallSet>,
     /// Of sources whose events are wanted of some alone: of whom. Without an entry of all.
-    pub whom: BTreeMap<&'static str, BTreeSet<Whom>>,
+    pub whom: BTreeMap<String, BTreeSet<Whom>>,
 }
 
 /// Somebody whose events are wanted.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Whom {
     /// A process.
     Pid(u32),
@@ -168,49 +174,40 @@ pub struct Narrowing {
     /// Cgroups of containers wanted and of others, which come and go while the sources are attached; none where all events
     /// are wanted. They add to those above.
     pub containers: Option<JudgedCgroups>,
-    /// A process that is left out whatever else is said: the host itself.
-    pub exclude_pid: Option<u32>,
-    /// How they are read.
-    pub reading: Reading,
-}
-
-/// How the rings are read.
-#[derive(Clone, Debug)]
-pub struct Reading {
-    /// How often while events come, and so how long an event waits for others to be handed over with.
-    pub latency: Duration,
+    /// Processes that are left out whatever else is said, those of the host itself; 0 for none.
+    pub exclude_pids: [u32; 2],
     /// Sizes of sources' rings that are not the sources' own.
     pub ring_bytes: BTreeMap<String, u32>,
 }
 
-/// Long enough for some thousand events of a flood, short enough for whoever watches.
+/// How often the rings are read while events come, and so how long an event waits for others to be handed over with: long
+/// enough for some thousand events of a flood, short enough for whoever watches.
 pub const LATENCY: Duration = Duration::from_millis(1);
 
-impl Default for Reading {
-    fn default() -> Self {
-        Reading { latency: LATENCY, ring_bytes: BTreeMap::new() }
-    }
-}
+/// A text that stands in the tables of sources and rungs.
+pub type Known = &'static str;
 
 /// How a source stands.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SourceState {
     /// The source.
-    pub source: &'static str,
+    #[serde(deserialize_with = "known")]
+    pub source: Known,
     /// Its state.
     #[serde(flatten)]
     pub state: State,
 }
 
 /// Why a hook was not taken.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Refusal {
-    /// The hook.
-    pub hook: &'static str,
+    /// The hook; empty where the reason is none of a hook's.
+    #[serde(deserialize_with = "known")]
+    pub hook: Known,
     /// What happened, the likely cause and the remedy, in a line.
     pub reason: String,
     /// The last that the kernel's verifier said.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<String>,
 }
 
@@ -221,15 +218,17 @@ impl Refusal {
 }
 
 /// The state of a source.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum State {
     /// It gives events.
     Attached {
         /// By this hook.
-        hook: &'static str,
+        #[serde(deserialize_with = "known")]
+        hook: Known,
         /// Which cannot see this; empty where nothing is missing.
-        misses: &'static str,
+        #[serde(deserialize_with = "known")]
+        misses: Known,
         /// Better hooks, and why they were not taken.
         why_not_better: Vec<Refusal>,
     },
@@ -240,6 +239,13 @@ pub enum State {
     },
     /// Nobody wants its events.
     Off,
+}
+
+fn known<'de, D: Deserializer<'de>>(from: D) -> Result<Known, D::Error> {
+    let text = String::deserialize(from)?;
+    let rungs = SOURCES.iter().flat_map(|source| source.rungs);
+    let mut all = SOURCES.iter().map(|source| source.name).chain(rungs.flat_map(|rung| [rung.hook, rung.misses]));
+    all.find(|known| *known == text).ok_or_else(|| D::Error::custom("no source has this"))
 }
 
 /// Where records are lost, in summaries and gaps.
@@ -273,7 +279,7 @@ pub struct SourceCounts {
 }
 
 /// How a BPF program ran, while the kernel measured that (`sysctl kernel.bpf_stats_enabled=1`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgramRuns {
     /// Its name, as the kernel cuts it.
     pub name: String,
@@ -318,21 +324,28 @@ impl SourceCounts {
     }
 }
 
-/// The thread that owns the BPF objects and their rings.
+/// The thread that reads the rings.
 pub struct Poller {
     commands: Sender<poll::Command>,
     thread: JoinHandle<Vec<SourceCounts>>,
 }
 
 impl Poller {
-    /// Starts the thread. `deliver` gets batches in time order; while it blocks, the rings fill, and what does not fit is
-    /// counted.
-    pub fn start(narrowing: Narrowing, deliver: Box<dyn FnMut(Batch) + Send>) -> Result<Self> {
-        load::quiet_libbpf();
+    /// Starts the thread. `kernel` is served by `serve_sources`. `deliver` gets batches in time order, each `latency` while
+    /// events come; while it blocks, the rings fill, and what does not fit is counted.
+    pub fn start(kernel: Caller, latency: Duration, deliver: Box<dyn FnMut(Batch) + Send>) -> Result<Self> {
         let (commands, receiver) = channel();
-        let run = move || poll::Reader::new(narrowing, deliver).run(&receiver);
+        let run = move || poll::Reader::new(kernel, latency, deliver).run(&receiver);
         let thread = std::thread::Builder::new().name("poll".into()).spawn(run).context("cannot start a thread")?;
         Ok(Poller { commands, thread })
+    }
+
+    /// The same where this very process may load BPF programs, and has another thread do it.
+    pub fn within(narrowing: Narrowing, latency: Duration, deliver: Box<dyn FnMut(Batch) + Send>) -> Result<Self> {
+        let (own, its) = UnixStream::pair().context("cannot make a pair of sockets")?;
+        let serve = move || serve_sources(narrowing, &its);
+        std::thread::Builder::new().name("sources".into()).spawn(serve).context("cannot start a thread")?;
+        Self::start(Caller::new(own), latency, deliver)
     }
 
     /// Attaches the sources of what is wanted and detaches the others. Waits until that is done.
@@ -354,18 +367,9 @@ impl Poller {
     }
 }
 
-/// What this kernel offers: every source is really loaded and attached, by one rung after the other. Side by side, for
-/// nearly all of the time goes into finding the kernel's types.
+/// What this kernel offers: every source is really loaded and attached, by one rung after the other.
 pub fn probe(narrowing: &Narrowing) -> Vec<SourceState> {
     load::quiet_libbpf();
-    std::thread::scope(|scope| {
-        let probe = |source: &'static &Source| scope.spawn(|| load::load(source, source.kinds(), narrowing).1);
-        let states: Vec<_> = SOURCES.iter().map(probe).collect();
-        let state = |state: std::thread::ScopedJoinHandle<'_, State>| state.join().expect("loading does not panic");
-        SOURCES
-            .iter()
-            .zip(states)
-            .map(|(source, probed)| SourceState { source: source.name, state: state(probed) })
-            .collect()
-    })
+    let loaded = load::load_all(SOURCES.iter().copied(), Kind::ALL.iter().copied().collect(), narrowing);
+    loaded.into_iter().map(|(source, (_, state))| SourceState { source: source.name, state }).collect()
 }

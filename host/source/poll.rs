@@ -2,22 +2,24 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use libbpf_rs::{MapCore, MapFlags};
-use rustix::process::setpriority_process;
+use anyhow::{Context, Result, ensure};
+use rustix::thread::gettid;
+use serde::de::DeserializeOwned;
 
-use super::load::{Loaded, load};
-use super::losses::{Losses, Tally, bump, counts, runs};
-use super::maps::{control, map, narrow_to_plugins, select_calls};
-use super::rings::{Rings, Take};
-use super::{Narrowing, SOURCES, Source, SourceCounts, SourceState, State, Sums, Wanted, clock};
+use super::kernel::{self, Question, summed};
+use super::losses::{KernelCounts, Losses, Tally, bump, counts};
+use super::rings::Rings;
+use super::{Refusal, SOURCES, Source, SourceCounts, SourceState, State, Wanted, clock};
+use crate::broker::{Caller, Frame};
 use crate::event::clock::Clock;
 use crate::event::decode::boot_time;
-use crate::event::layout::c;
-use crate::event::{Batch, Columns, Kind, KindSet, decode};
+use crate::event::{Batch, Columns, KindSet, decode};
 
 /// Records are stamped just before they enter the ring, so that one may enter after another with a later time. Events
 /// are held back for so long, in which all that happened before them has arrived.
@@ -26,9 +28,6 @@ const REORDER_WINDOW_NS: u64 = 1_000_000;
 /// How much time's records one pass reads when the reader has fallen behind: batches of some thousand events in a flood, which
 /// the CPUs' caches hold.
 const PASS_NS: u64 = 2_000_000;
-
-/// The reader's priority, as of nice(1): before ordinary programs, which may keep all CPUs busy.
-const NICE: i32 = -10;
 
 /// After so many drains that found nothing the reader sleeps until the kernel wakes it.
 const IDLE_DRAINS: u32 = 20;
@@ -51,8 +50,9 @@ const SUM_EVERY: Duration = Duration::from_secs(1);
 /// How long programs that run while the sums' maps are exchanged may still add to the old one.
 const SUM_SETTLES: Duration = Duration::from_millis(5);
 
-/// How many entries of sums are read by one system call.
-const SUM_BATCH: u32 = 1024;
+/// The memory of a large batch. glibc has the kernel take large memory back as soon as it is freed, and give it anew page by page,
+/// until something as large has been freed once: that is done before the first batch.
+const LARGE_BATCH_BYTES: usize = 16 << 20;
 
 /// The source of gaps.
 const HOST: &str = "host";
@@ -71,8 +71,8 @@ pub type Counted = Box<dyn FnOnce(Vec<SourceCounts>) + Send>;
 /// A source that is attached.
 struct Attached {
     source: &'static Source,
-    loaded: Loaded,
-    tally: Rc<Tally>,
+    rings: Rings,
+    tally: Tally,
     /// Which of its two maps the programs sum into.
     sums: usize,
     /// When to exchange the two, and when the old one is at rest.
@@ -81,7 +81,7 @@ struct Attached {
     losses: Losses,
 }
 
-/// What the rings' callbacks share.
+/// What has been read and not been delivered.
 struct Pending {
     columns: Columns,
     clock: Clock,
@@ -91,41 +91,38 @@ struct Pending {
 
 /// The reader of all rings.
 pub struct Reader {
-    narrowing: Narrowing,
+    kernel: Arc<Caller>,
+    latency: Duration,
     deliver: Box<dyn FnMut(Batch) + Send>,
     attached: BTreeMap<&'static str, Attached>,
-    states: BTreeMap<&'static str, State>,
     /// The kinds that somebody wants.
     kinds: KindSet,
     /// Counts of sources' earlier lives.
     before: BTreeMap<&'static str, SourceCounts>,
-    rings: Option<Rings>,
     /// The programs have been told to wake it.
     asleep: bool,
-    pending: Rc<RefCell<Pending>>,
+    pending: RefCell<Pending>,
 }
 
 impl Reader {
-    pub fn new(narrowing: Narrowing, deliver: Box<dyn FnMut(Batch) + Send>) -> Self {
+    pub fn new(kernel: Caller, latency: Duration, deliver: Box<dyn FnMut(Batch) + Send>) -> Self {
+        drop(black_box(Vec::<u8>::with_capacity(LARGE_BATCH_BYTES)));
         let pending = Pending { columns: Columns::default(), clock: clock::clock(), delivered: 0 };
-        let (attached, states, before) = Default::default();
-        let (rings, kinds, pending) = (None, KindSet::default(), Rc::new(RefCell::new(pending)));
-        Reader { narrowing, deliver, attached, states, kinds, before, rings, asleep: false, pending }
+        let (attached, before, pending) = (BTreeMap::new(), BTreeMap::new(), RefCell::new(pending));
+        let kernel = Arc::new(kernel);
+        Reader { kernel, latency, deliver, attached, kinds: KindSet::default(), before, asleep: false, pending }
     }
 
     /// Runs until nobody is left to give commands. Returns the counts of all sources that were ever attached.
     pub fn run(mut self, commands: &Receiver<Command>) -> Vec<SourceCounts> {
         // It runs for a moment, as seldom as it can, and what it does not get to in time is lost.
-        if let Err(error) = setpriority_process(None, NICE) {
-            log::debug!("the thread that reads the rings has no priority: {error}");
-        }
-        let latency = self.narrowing.reading.latency;
+        self.ask::<()>(&Question::Prefer(gettid().as_raw_nonzero().get()));
         let mut idle_drains = 0;
         loop {
             // With nothing to read there is nothing to do but to wait for a command.
-            let command = match self.rings {
-                Some(_) => commands.try_recv(),
-                None => commands.recv().map_err(|_| TryRecvError::Disconnected),
+            let command = match self.attached.is_empty() {
+                false => commands.try_recv(),
+                true => commands.recv().map_err(|_| TryRecvError::Disconnected),
             };
             match command {
                 Ok(Command::Want(wanted, reply)) => _ = reply.send(self.want(&wanted)),
@@ -144,11 +141,11 @@ impl Reader {
                 Drained::Behind => idle_drains = 0,
                 Drained::Some => {
                     idle_drains = 0;
-                    std::thread::sleep(latency);
+                    thread::sleep(self.latency);
                 }
                 Drained::Nothing if idle_drains < IDLE_DRAINS => {
                     idle_drains += 1;
-                    std::thread::sleep(latency);
+                    thread::sleep(self.latency);
                 }
                 Drained::Nothing => self.fall_asleep(),
             }
@@ -158,33 +155,62 @@ impl Reader {
         self.before.into_values().collect()
     }
 
+    /// Asks whoever may use BPF. Without an answer nothing more comes, and the host learns of it elsewhere.
+    fn ask<A: DeserializeOwned + Default>(&self, question: &Question) -> (A, Option<Frame>) {
+        match self.kernel.ask(question, &[]) {
+            Ok((answer, frame)) => (answer, Some(frame)),
+            Err(error) => {
+                log::error!("the sources are out of reach: {error:#}");
+                Default::default()
+            }
+        }
+    }
+
+    /// What was counted of a source that is attached.
+    fn count(&self, Attached { source, tally, .. }: &Attached) -> SourceCounts {
+        let (counted, _) = self.ask::<KernelCounts>(&Question::Count(source.name.to_owned()));
+        counts(source, counted, tally)
+    }
+
     /// What was counted of all sources so far.
     fn counted(&self) -> Vec<SourceCounts> {
         let mut all = self.before.clone();
-        for (name, Attached { source, loaded, tally, .. }) in &self.attached {
-            let (skipped, programs) = runs(loaded);
-            let counts = SourceCounts { skipped, programs, ..counts(source, &loaded.object, tally) };
-            all.entry(name).or_default().add(counts);
+        for (name, attached) in &self.attached {
+            all.entry(name).or_default().add(self.count(attached));
         }
         all.into_values().collect()
     }
 
     /// Exchanges and reads what is summed in the kernel, when it is time. Whether any was read.
     fn read_sums(&mut self) -> bool {
-        let (now, mut any) = (Instant::now(), false);
-        for attached in self.attached.values_mut() {
-            let Some(sums) = attached.source.sums.as_ref().filter(|sums| self.kinds.has(sums.kind)) else { continue };
+        let now = Instant::now();
+        let (mut settled, mut exchanged) = (Vec::new(), Vec::new());
+        for attached in self.attached.values_mut().filter(|attached| attached.sums(self.kinds)) {
             if attached.settled.is_some_and(|at| now >= at) {
                 attached.settled = None;
-                any |= take_sums(&mut self.pending.borrow_mut(), attached, sums, 1 - attached.sums) > 0;
+                settled.push(attached.source.name);
             } else if attached.settled.is_none() && now >= attached.next_sum {
                 attached.sums = 1 - attached.sums;
-                control(&attached.loaded.object, c::control_key::CONTROL_SUMS, attached.sums as u64);
                 attached.settled = Some(now + SUM_SETTLES);
                 attached.next_sum = (attached.next_sum + SUM_EVERY).max(now);
+                exchanged.push((attached.source.name, attached.sums));
             }
         }
-        any
+        for (name, sums) in exchanged {
+            self.ask::<()>(&Question::SumInto(name.to_owned(), sums));
+        }
+        settled.into_iter().map(|name| self.take_sums(name, 1 - self.attached[name].sums)).sum::<usize>() > 0
+    }
+
+    /// Takes what a source has summed into one of its maps. How many records that makes.
+    fn take_sums(&self, name: &'static str, which: usize) -> usize {
+        let (count, frame) = self.ask(&Question::TakeSums(name.to_owned(), which));
+        let (tally, pending) = (&self.attached[name].tally, &mut *self.pending.borrow_mut());
+        for record in summed(frame.as_ref().map_or(&[], |frame| &frame.bytes)) {
+            bump(&tally.summed);
+            take(pending, tally, record);
+        }
+        count
     }
 
     /// Tells of what was lost in the kernel, when it is time. Whether it was.
@@ -196,8 +222,7 @@ impl Reader {
             }
         }
         for &name in &due {
-            let Some(Attached { source, loaded, tally, .. }) = self.attached.get(name) else { continue };
-            let counts = SourceCounts { skipped: runs(loaded).0, ..counts(source, &loaded.object, tally) };
+            let counts = self.count(&self.attached[name]);
             self.tell(name, &counts);
         }
         !due.is_empty()
@@ -217,17 +242,38 @@ impl Reader {
     fn drain(&mut self) -> Drained {
         self.read_sums();
         self.tell_losses();
-        let Some(rings) = &self.rings else { return Drained::Nothing };
+        self.drain_rings()
+    }
+
+    fn drain_rings(&mut self) -> Drained {
         let old_enough = clock::boot_ns().saturating_sub(REORDER_WINDOW_NS);
         // What waits is the oldest that there is: a ring without such a record was read to its end.
-        let until = rings.oldest().map_or(old_enough, |oldest| old_enough.min(oldest + PASS_NS));
-        rings.read(until);
-        let waits = rings.oldest().is_some();
+        let until = self.oldest().map_or(old_enough, |oldest| old_enough.min(oldest + PASS_NS));
+        self.take(until);
+        let waits = self.oldest().is_some();
         let any = self.cut(until);
         match (until < old_enough, any || waits) {
             (true, _) => Drained::Behind,
             (false, true) => Drained::Some,
             (false, false) => Drained::Nothing,
+        }
+    }
+
+    /// The boot time of the oldest record that is known to wait in a ring.
+    fn oldest(&self) -> Option<u64> {
+        self.attached.values().filter_map(|attached| attached.rings.oldest()).min()
+    }
+
+    /// Takes what is in the rings, and older.
+    fn take(&self, until: u64) {
+        // What can flood comes last, so that of all others as much as can be is read before.
+        let pending = &mut *self.pending.borrow_mut();
+        for floods in [false, true] {
+            for Attached { rings, tally, .. } in
+                self.attached.values().filter(|attached| attached.source.floods == floods)
+            {
+                rings.take(until, |record| take(pending, tally, record));
+            }
         }
     }
 
@@ -262,102 +308,98 @@ impl Reader {
 
     /// Sleeps until the kernel has a record, sums are to be read, or for a while. Whether there was a record.
     fn sleep(&self) -> bool {
-        let summed = self.attached.values().filter(|attached| {
-            let sums = attached.source.sums.as_ref();
-            sums.is_some_and(|sums| self.kinds.has(sums.kind))
-        });
+        let summed = self.attached.values().filter(|attached| attached.sums(self.kinds));
         let next = summed.map(|attached| attached.settled.unwrap_or(attached.next_sum)).min();
         let wait = next.map_or(LONGEST_SLEEP, |next| next.saturating_duration_since(Instant::now()) + SLEEP_STEP);
-        self.rings.as_ref().is_some_and(|rings| rings.sleep(wait.min(LONGEST_SLEEP)))
+        Rings::sleep(self.attached.values().map(|attached| &attached.rings), wait.min(LONGEST_SLEEP))
     }
 
     fn say_asleep(&mut self, asleep: bool) {
         self.asleep = asleep;
-        for attached in self.attached.values() {
-            control(&attached.loaded.object, c::control_key::CONTROL_READER_ASLEEP, u64::from(asleep));
-        }
+        self.ask::<()>(&Question::Asleep(asleep));
     }
 
     fn want(&mut self, wanted: &Wanted) -> Vec<SourceState> {
         let kinds = wanted.kinds;
         self.kinds = kinds;
-        let unwanted: Vec<_> =
-            SOURCES.iter().filter(|source| source.kinds().and(kinds).is_empty()).map(|source| source.name).collect();
-        self.detach(&unwanted);
-        for source in SOURCES.iter().filter(|source| !source.kinds().and(kinds).is_empty()) {
-            if !self.attached.contains_key(source.name) {
-                self.attach(source, kinds);
-            }
-            if let Some(attached) = self.attached.get_mut(source.name) {
-                let bits = kinds.iter().filter_map(Kind::record_number).fold(0, |bits, number| bits | 1 << number);
-                select_calls(&attached.loaded.object, source, wanted);
-                if source.is_narrowed() {
-                    narrow_to_plugins(&attached.loaded.object, source, wanted.whom.get(source.name));
-                }
-                control(&attached.loaded.object, c::control_key::CONTROL_WANTED, bits);
-                if let Err(error) = attached.loaded.attach(source, kinds) {
-                    log::error!("source {}: not all of its programs could be attached again: {error}", source.name);
-                }
-            }
-        }
-        self.open_rings();
-        let state = |source: &&Source| self.states.get(source.name).cloned().unwrap_or(State::Off);
-        SOURCES.iter().map(|source| SourceState { source: source.name, state: state(source) }).collect()
+        let (wanted_sources, unwanted): (Vec<&Source>, Vec<&Source>) =
+            SOURCES.iter().partition(|source| !source.kinds().and(kinds).is_empty());
+        self.detach(&unwanted.iter().map(|source| source.name).collect::<Vec<_>>());
+        self.say_asleep(false);
+        let states = self.attach(wanted).unwrap_or_else(|error| {
+            // Whatever was attached without anybody to read it.
+            let unread = wanted_sources.iter().filter(|source| !self.attached.contains_key(source.name));
+            unread.for_each(|source| _ = self.ask::<()>(&Question::Forget(source.name.to_owned())));
+            let why = vec![Refusal { hook: "", reason: format!("{error:#}"), log: Vec::new() }];
+            let failed =
+                |source: &&Source| SourceState { source: source.name, state: State::Failed { why: why.clone() } };
+            wanted_sources.iter().map(failed).collect()
+        });
+        let state = |source: &&'static Source| {
+            let state = states.iter().find(|state| state.source == source.name).cloned();
+            state.unwrap_or(SourceState { source: source.name, state: State::Off })
+        };
+        SOURCES.iter().map(state).collect()
     }
 
-    fn attach(&mut self, source: &'static Source, kinds: KindSet) {
-        let (loaded, state) = load(source, kinds, &self.narrowing);
-        self.states.insert(source.name, state);
-        if let Some(loaded) = loaded {
-            if source.is_narrowed()
-                && let Some(containers) = &self.narrowing.containers
-            {
-                containers.join(source.name, &loaded.object);
+    /// Has what is wanted attached, and maps the rings of the sources that are new.
+    fn attach(&mut self, wanted: &Wanted) -> Result<Vec<SourceState>> {
+        let (kernel, want) = (self.kernel.clone(), Question::Want(wanted.clone()));
+        let (tell, told) = channel();
+        thread::Builder::new().name("want".into()).spawn(move || tell.send(kernel.ask(&want, &[])))?;
+        let asked = loop {
+            match told.recv_timeout(self.latency) {
+                // Loading takes long enough for what comes meanwhile to fill the other sources' rings.
+                Err(RecvTimeoutError::Timeout) => _ = self.drain_rings(),
+                answer => break answer.context("the thread that asks for sources failed")?,
             }
+        };
+        let (kernel::Attached { states, rings }, frame) = asked?;
+        let mut files = frame.files.into_iter();
+        for (name, count, bytes) in rings {
+            let source = SOURCES.iter().find(|source| source.name == name).context("a source that is not known")?;
+            let own: Vec<_> = files.by_ref().take(count).collect();
+            ensure!(own.len() == count, "not all of its rings have come");
+            let rings = Rings::map(own, bytes).context("its rings cannot be read")?;
             let next_sum = Instant::now() + SUM_EVERY;
             let losses = Losses::new(clock::boot_ns());
-            let attached = Attached { source, loaded, tally: Rc::default(), sums: 0, next_sum, settled: None, losses };
+            let attached =
+                Attached { source, rings, tally: Tally::default(), sums: 0, next_sum, settled: None, losses };
             self.attached.insert(source.name, attached);
         }
+        Ok(states)
     }
 
     /// Detaches sources, once all that their programs have sent has been read.
     fn detach(&mut self, names: &[&'static str]) {
-        for name in names {
-            self.states.remove(name);
-            if let Some(containers) = &self.narrowing.containers {
-                containers.leave(name);
+        for &name in names {
+            if !self.attached.contains_key(name) {
+                continue;
             }
-            let Some(attached) = self.attached.get_mut(name) else { continue };
-            attached.loaded.detach();
+            self.ask::<()>(&Question::Detach(name.to_owned()));
             let deadline = Instant::now() + LAST_RECORDS;
             loop {
                 // Up to now, for another source's flood has no end.
-                if let Some(rings) = &self.rings {
-                    rings.read(clock::boot_ns());
-                }
-                let Attached { source, loaded, tally, .. } = &self.attached[name];
-                let sent = counts(source, &loaded.object, tally).sent;
-                if sent == tally.read() && Instant::now() > deadline - LAST_RECORDS + DETACH_STEP * 5 {
+                self.take(clock::boot_ns());
+                let (sent, read) = (self.count(&self.attached[name]).sent, self.attached[name].tally.read());
+                if sent == read && Instant::now() > deadline - LAST_RECORDS + DETACH_STEP * 5 {
                     break;
                 }
                 if Instant::now() > deadline {
-                    log::error!("source {name}: {sent} records were sent and {} came", tally.read());
+                    log::error!("source {name}: {sent} records were sent and {read} came");
                     break;
                 }
-                std::thread::sleep(DETACH_STEP);
+                thread::sleep(DETACH_STEP);
             }
             let attached = &self.attached[name];
-            if let Some(sums) = &attached.source.sums {
-                take_sums(&mut self.pending.borrow_mut(), attached, sums, 1 - attached.sums);
-                take_sums(&mut self.pending.borrow_mut(), attached, sums, attached.sums);
+            if attached.source.sums.is_some() {
+                self.take_sums(name, 1 - attached.sums);
+                self.take_sums(name, attached.sums);
             }
-            let counts = counts(attached.source, &attached.loaded.object, &attached.tally);
-            let counts = SourceCounts {
-                unread: counts.sent.saturating_sub(attached.tally.read()),
-                skipped: runs(&attached.loaded).0,
-                ..counts
-            };
+            let counts = self.count(attached);
+            // Its programs are attached no more.
+            let unread = counts.sent.saturating_sub(attached.tally.read());
+            let counts = SourceCounts { unread, programs: Vec::new(), ..counts };
             self.tell(name, &counts);
             if counts.skipped > 0 {
                 log::error!(
@@ -368,25 +410,15 @@ impl Reader {
             }
             self.before.entry(name).or_default().add(counts);
             self.attached.remove(name);
-            self.open_rings();
+            self.ask::<()>(&Question::Forget(name.to_owned()));
         }
     }
+}
 
-    fn open_rings(&mut self) {
-        // The old reader first: the new one finds its place in the rings' own memory.
-        self.rings = None;
-        self.say_asleep(false);
-        // What can flood comes last, so that of all others as much as can be is read before.
-        let mut attached: Vec<&Attached> = self.attached.values().collect();
-        attached.sort_by_key(|attached| attached.source.floods);
-        let rings = attached.iter().flat_map(|attached| {
-            let (pending, tally) = (self.pending.clone(), attached.tally.clone());
-            let taken: Take = Rc::new(move |bytes| take(&mut pending.borrow_mut(), &tally, bytes));
-            attached.loaded.rings.iter().map(move |ring| (ring, taken.clone()))
-        });
-        if !attached.is_empty() {
-            self.rings = Rings::open(rings).map_err(|error| log::error!("the rings cannot be read: {error}")).ok();
-        }
+impl Attached {
+    /// Whether it sums events of these kinds in the kernel.
+    fn sums(&self, kinds: KindSet) -> bool {
+        self.source.sums.as_ref().is_some_and(|sums| kinds.has(sums.kind))
     }
 }
 
@@ -408,26 +440,4 @@ fn take(pending: &mut Pending, tally: &Tally, bytes: &[u8]) {
     if boot_time(bytes).is_some_and(|time| time < pending.delivered) {
         bump(&tally.late);
     }
-}
-
-/// Makes records of a map's sums, and empties it. How many.
-fn take_sums(pending: &mut Pending, attached: &Attached, sums: &Sums, which: usize) -> usize {
-    let Some(map) = map(&attached.loaded.object, sums.maps[which]) else { return 0 };
-    let time = clock::boot_ns();
-    let entries = match map.lookup_and_delete_batch(SUM_BATCH, MapFlags::ANY, MapFlags::ANY) {
-        Ok(entries) => entries,
-        Err(error) => {
-            log::error!("source {}: its sums cannot be read: {error}", attached.source.name);
-            return 0;
-        }
-    };
-    let mut taken = 0;
-    for (key, value) in entries {
-        if let Some(record) = (sums.record)(&key, &value, time) {
-            bump(&attached.tally.summed);
-            take(pending, &attached.tally, &record);
-            taken += 1;
-        }
-    }
-    taken
 }

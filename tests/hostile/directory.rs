@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use eunomia_host::directory::{Change, Directory, Files};
+use eunomia_host::directory::{Change, Directory, Files, Operator};
 
 use crate::beside::misbehave;
 use crate::support::{Folder, Host, can_load_bpf, plugin};
@@ -190,8 +190,9 @@ fn a_directory_that_others_can_change_is_refused_with_the_remedy() {
     let folder = Folder::new("parents");
     let inner = folder.0.join("a/plugins");
     fs::create_dir_all(&inner).unwrap();
-    let refusal = |path: &Path| format!("{:#}", Directory::new(path).err().expect("it is refused"));
-    Directory::new(&inner).unwrap();
+    let refusal =
+        |path: &Path| format!("{:#}", Directory::new(path, Operator::of_this_process()).err().expect("it is refused"));
+    Directory::new(&inner, Operator::of_this_process()).unwrap();
     for (path, mode) in [(&inner, 0o777), (&inner, 0o1777), (&folder.0.join("a"), 0o777), (&folder.0, 0o757)] {
         chmod(path, mode);
         let said = refusal(&inner);
@@ -200,7 +201,7 @@ fn a_directory_that_others_can_change_is_refused_with_the_remedy() {
     }
     // As /tmp is, in which all these are: nobody can move what is another's.
     chmod(&folder.0, 0o1777);
-    Directory::new(&inner).unwrap();
+    Directory::new(&inner, Operator::of_this_process()).unwrap();
     chmod(&folder.0, 0o755);
     if can_load_bpf() {
         chown(folder.0.join("a"), Some(NOBODY), None).unwrap();
@@ -210,7 +211,7 @@ fn a_directory_that_others_can_change_is_refused_with_the_remedy() {
         let good = folder.0.join("good");
         fs::create_dir(&good).unwrap();
         symlink(&good, &link).unwrap();
-        Directory::new(&link).unwrap();
+        Directory::new(&link, Operator::of_this_process()).unwrap();
         std::os::unix::fs::lchown(&link, Some(NOBODY), None).unwrap();
         let inside = link.join("plugins");
         fs::create_dir(good.join("plugins")).unwrap();
@@ -254,7 +255,7 @@ fn what_was_looked_at_is_what_runs() {
     fs::write(&evil, b"evil").unwrap();
     chown(&evil, Some(NOBODY), None).unwrap();
     folder.put("a.wasm", b"good");
-    let mut directory = Directory::new(&folder.0).unwrap();
+    let mut directory = Directory::new(&folder.0, Operator::of_this_process()).unwrap();
     let found = loop {
         match directory.scan().pop() {
             Some(Change::Load(found)) => break found,
@@ -305,13 +306,18 @@ fn the_operators_word_counts_for_a_plugin_but_not_for_settings_that_were_not_nam
     fs::write(&file, b"bytes").unwrap();
     symlink(&file, &link).unwrap();
     chmod(&file, 0o666);
-    assert_eq!(Files::named(&link).unwrap().plugin, b"bytes", "a link, and whoever may write");
-    assert!(Files::named(&link).unwrap().settings.is_none());
+    assert_eq!(
+        Files::named(&link, Operator::of_this_process()).unwrap().plugin,
+        b"bytes",
+        "a link, and whoever may write"
+    );
+    assert!(Files::named(&link, Operator::of_this_process()).unwrap().settings.is_none());
     let settings = folder.0.join("b.toml");
     fs::write(&settings, "order = 1").unwrap();
-    assert_eq!(Files::named(&link).unwrap().settings.as_deref(), Some("order = 1"));
+    assert_eq!(Files::named(&link, Operator::of_this_process()).unwrap().settings.as_deref(), Some("order = 1"));
     chmod(&settings, 0o666);
-    let refusal = |file: &Path| format!("{:#}", Files::named(file).err().expect("it is refused"));
+    let refusal =
+        |file: &Path| format!("{:#}", Files::named(file, Operator::of_this_process()).err().expect("it is refused"));
     assert!(refusal(&link).contains("b.toml") && refusal(&link).contains("chmod go-w"), "{}", refusal(&link));
     fs::remove_file(&settings).unwrap();
     assert!(refusal(&folder.0).contains("is a folder"), "{}", refusal(&folder.0));

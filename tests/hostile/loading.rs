@@ -153,26 +153,32 @@ fn filters(status: &str) -> u32 {
         .map_or(0, |count| count.trim().parse().unwrap())
 }
 
-/// The process that compiles for a process.
+/// The process that compiles for a process, or for its broker.
 fn compiling(parent: u32) -> String {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        // The host has one soon after it has started, and the process that compiles has that one too.
-        let own = filters(&fs::read_to_string(format!("/proc/{parent}/status")).unwrap());
-        for task in fs::read_dir(format!("/proc/{parent}/task")).unwrap() {
-            let children = fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default();
-            for child in children.split_whitespace() {
+        let brokers = children(&parent.to_string());
+        for parent in [parent.to_string()].into_iter().chain(brokers) {
+            // It has one soon after it has started, and the process that compiles has that one too.
+            let own = filters(&fs::read_to_string(format!("/proc/{parent}/status")).unwrap_or_default());
+            for child in children(&parent) {
                 let arguments = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
                 let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
-                // With a filter of its own in place, beside the host's, it has given up the rest as well.
+                // With a filter of its own in place, beside its parent's, it has given up the rest as well.
                 if arguments.windows(9).any(|part| part == b"\0compile\0") && filters(&status) > own {
-                    return child.to_owned();
+                    return child;
                 }
             }
         }
         assert!(Instant::now() < deadline, "a process compiles");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+fn children(parent: &str) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let lists = tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
+    lists.flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
 #[test]

@@ -14,6 +14,7 @@ use eunomia_host::output::{self, AlertFormat, Writer};
 use eunomia_host::plugin::{Compiled, Limits, Outlets, Plugin, Runtime, Settings};
 use eunomia_host::wit::container_registry::Cgroup;
 use serde_json::Value;
+use tokio::net::UnixStream;
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinHandle;
 
@@ -80,7 +81,13 @@ impl Line {
         Line {
             runtime,
             captured,
-            outlets: Outlets { output, inbox, processes, containers },
+            outlets: Outlets {
+                output,
+                inbox,
+                processes,
+                containers,
+                connect: Arc::new(|_, _, path| Box::pin(UnixStream::connect(path))),
+            },
             writer,
             messages,
             dispatched,

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use eunomia_host::event::{Batch, Columns, KindSet};
-use eunomia_host::source::{Narrowing, Poller, SOURCES, State, Wanted};
+use eunomia_host::source::{LATENCY, Narrowing, Poller, SOURCES, State, Wanted};
 use serde_json::Value;
 
 /// How long anything may take before a test gives up: slow machines and emulated ones included.
@@ -155,7 +155,7 @@ pub fn watch(hook: &str, wanted: impl Into<Wanted>, workload: impl FnOnce()) -> 
     let batches: Arc<Mutex<Vec<Batch>>> = Arc::default();
     let into = batches.clone();
     let narrowing = Narrowing { hooks: vec![hook.to_owned()], ..Default::default() };
-    let poller = Poller::start(narrowing, Box::new(move |batch| into.lock().unwrap().push(batch))).unwrap();
+    let poller = Poller::within(narrowing, LATENCY, Box::new(move |batch| into.lock().unwrap().push(batch))).unwrap();
     let wanted = wanted.into();
     let kinds = wanted.kinds;
     for state in poller.want(wanted) {

@@ -1,7 +1,10 @@
 //! Calls of plugins to the HTTP servers that the operator named, and to nobody else: bounded in time, size and number.
 
+mod proxy;
+
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
+use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,6 +24,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
+pub use self::proxy::{Proxy, connect as connect_for};
 use super::grants::{Address, Grants, Upstream};
 
 /// How long a server may take for each of: to accept, to begin its answer, to go on with it. Where a plugin asks for another
@@ -49,12 +53,19 @@ const CALLS_AT_ONCE: usize = 8;
 /// Calls that one plugin may begin in a second, on average: a few for each container that starts.
 const CALLS_PER_SECOND: u32 = 100;
 
+/// A connection on its way.
+pub type Connecting = Pin<Box<dyn Future<Output = std::io::Result<UnixStream>> + Send>>;
+
+/// Connects to a Unix socket for a plugin, which was granted it under a name.
+pub type Connect = Arc<dyn Fn(Arc<str>, String, PathBuf) -> Connecting + Send + Sync>;
+
 /// One plugin's calls, over all its instances.
 #[derive(Clone)]
 pub(super) struct Http(Arc<Shared>);
 
 struct Shared {
     plugin: Arc<str>,
+    connect: Connect,
     upstreams: BTreeMap<String, Upstream>,
     places: Arc<Semaphore>,
     allowance: Mutex<Allowance>,
@@ -79,10 +90,10 @@ impl Allowance {
 }
 
 impl Http {
-    pub fn new(plugin: Arc<str>, grants: &Grants) -> Self {
+    pub fn new(plugin: Arc<str>, grants: &Grants, connect: Connect) -> Self {
         let allowance = Mutex::new(Allowance { calls: f64::from(CALLS_PER_SECOND), since: Instant::now() });
         let (upstreams, places) = (grants.http.clone(), Arc::new(Semaphore::new(CALLS_AT_ONCE)));
-        Http(Arc::new(Shared { plugin, upstreams, places, allowance, denied: AtomicBool::new(false) }))
+        Http(Arc::new(Shared { plugin, connect, upstreams, places, allowance, denied: AtomicBool::new(false) }))
     }
 
     /// The server meant, if it may be called so, and a place among the calls that go on.
@@ -132,10 +143,11 @@ impl WasiHttpHooks for Http {
         _sent: Worker,
     ) -> Box<dyn Future<Output = Answer> + Send> {
         let admitted = self.admit(&request);
+        let shared = self.0.clone();
         Box::new(async move {
             let (upstream, place) = admitted?;
             let (end, options) = (Instant::now() + CALL_TIME, options.unwrap_or_default());
-            let call = call(request, &upstream, &options, end, place);
+            let call = call(request, &shared, &upstream, &options, end, place);
             tokio::time::timeout_at(end, call).await.unwrap_or(Err(Error::HttpResponseTimeout))
         })
     }
@@ -145,22 +157,27 @@ impl WasiHttpHooks for Http {
 trait Stream: hyper::rt::Read + hyper::rt::Write + Send + Unpin {}
 impl<T: hyper::rt::Read + hyper::rt::Write + Send + Unpin> Stream for T {}
 
-async fn connect(address: &Address) -> std::io::Result<Box<dyn Stream>> {
+async fn connect(shared: &Shared, name: &str, address: &Address) -> std::io::Result<Box<dyn Stream>> {
     Ok(match address {
         Address::Tcp(authority) => Box::new(TokioIo::new(TcpStream::connect(authority).await?)),
-        Address::Unix(path) => Box::new(TokioIo::new(UnixStream::connect(path).await?)),
+        Address::Unix(path) => {
+            let connecting = (shared.connect)(shared.plugin.clone(), name.to_owned(), path.clone());
+            Box::new(TokioIo::new(connecting.await?))
+        }
     })
 }
 
 async fn call(
     mut request: Request<WasiBody>,
+    shared: &Shared,
     upstream: &Upstream,
     options: &RequestOptions,
     end: Instant,
     place: OwnedSemaphorePermit,
 ) -> Answer {
     let wait = |asked: Option<Duration>| asked.unwrap_or(WAIT).min(CALL_TIME);
-    let stream = timeout(wait(options.connect_timeout), connect(&upstream.address)).await;
+    let name = request.uri().authority().map(|authority| authority.as_str()).unwrap_or_default();
+    let stream = timeout(wait(options.connect_timeout), connect(shared, name, &upstream.address)).await;
     let stream = stream.map_err(|_| Error::ConnectionTimeout)?.map_err(Error::Connect)?;
     let mut builder = http1::Builder::new();
     builder.max_buf_size(BUFFER_BYTES);

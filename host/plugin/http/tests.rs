@@ -1,11 +1,10 @@
 //! Calls to servers that hang, flood, cut their answers short, or were not granted.
 
-use std::path::PathBuf;
-
 use http_body_util::Empty;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 
+use super::super::grants::SAFE_METHODS;
 use super::*;
 
 /// What a server does once it has read a request.
@@ -58,6 +57,11 @@ async fn serve(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, deed: Deed
     Ok(request)
 }
 
+/// This process may connect to them itself.
+fn directly() -> Connect {
+    Arc::new(|_, _, path| Box::pin(UnixStream::connect(path)))
+}
+
 /// A server on a Unix socket, with the calls of a plugin that may reach it as `up`.
 struct Server {
     http: Http,
@@ -76,7 +80,7 @@ impl Server {
         });
         let mut grants = Grants::default();
         grants.add_http("up", &format!("unix://{}", socket.display()), None).unwrap();
-        Server { http: Http::new("test".into(), &grants), socket }
+        Server { http: Http::new("test".into(), &grants, directly()), socket }
     }
 
     async fn get(&self) -> Result<Vec<u8>, Error> {
@@ -114,6 +118,35 @@ async fn a_server_on_a_unix_socket_answers() {
     assert_eq!(server.get().await.unwrap(), b"hello");
 }
 
+/// What comes back of bytes that are sent through a proxy that lets methods of asking through, as far as the connection goes.
+async fn through_proxy(server: &Server, bytes: &str) -> String {
+    let (mut own, its) = UnixStream::pair().unwrap();
+    let proxy = proxy::connect(&server.socket, SAFE_METHODS.map(String::from).to_vec()).await.unwrap();
+    let running = tokio::spawn(proxy.run(its));
+    own.write_all(bytes.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let length = own.read(&mut answer).await.unwrap_or(0);
+    drop(own);
+    _ = running.await.unwrap();
+    String::from_utf8_lossy(&answer[..length]).into_owned()
+}
+
+#[tokio::test]
+async fn no_other_methods_than_those_granted_get_through_a_proxy_whoever_asks() {
+    let server = Server::new("proxy", Deed::Answer);
+    let answer = through_proxy(&server, "GET /info HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("hello"), "{answer}");
+    for other in [
+        "POST /containers/create HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n",
+        "get /info HTTP/1.1\r\nhost: x\r\n\r\n",
+        "GET /info HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked, identity\r\n\r\nhello",
+        "nonsense\r\n\r\n",
+    ] {
+        let answer = through_proxy(&server, other).await;
+        assert!(!answer.contains("200") && !answer.contains("hello"), "{other}: {answer}");
+    }
+}
+
 #[tokio::test]
 async fn a_server_on_a_port_is_asked_by_its_own_name_and_path_alone() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -121,7 +154,7 @@ async fn a_server_on_a_port_is_asked_by_its_own_name_and_path_alone() {
     let asked = tokio::spawn(async move { serve(listener.accept().await.unwrap().0, Deed::Answer).await.unwrap() });
     let mut grants = Grants::default();
     grants.add_http("up", &format!("http://{address}"), None).unwrap();
-    let http = Http::new("test".into(), &grants);
+    let http = Http::new("test".into(), &grants, directly());
     assert_eq!(get(&http, "GET", "http://up/info?a=1", RequestOptions::default()).await.unwrap(), b"hello");
     let asked = asked.await.unwrap().to_lowercase();
     assert!(asked.starts_with("get /info?a=1 http/1.1\r\n") && asked.contains(&format!("host: {address}")), "{asked}");
