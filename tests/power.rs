@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use support::scrape::until;
-use support::{Folder, Host, can_load_bpf, hooks, plugin};
+use support::{Folder, Host, can_load_bpf, check_sums, hooks, plugin};
 
 /// CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_SYS_NICE, CAP_PERFMON, CAP_BPF, by their
 /// numbers.
@@ -96,8 +96,10 @@ fn neither_process_outlives_the_other() {
     let mut host = start();
     signal("-KILL", broker_of(host.pid()));
     assert_eq!(host.wait().code(), Some(1));
-    let last = host.log.last().unwrap();
-    assert!(last.contains("the host's other process, which keeps its power, does not answer"), "{:#?}", host.log);
+    let told = host.log.iter().filter(|line| line.contains("which keeps its power, does not answer")).count();
+    assert_eq!(told, 2, "once when it is noticed, and at the end: {:#?}", host.log);
+    assert!(host.log.last().unwrap().starts_with("error: the host's other process"), "{:#?}", host.log);
+    check_sums(&host.summary());
 }
 
 #[test]

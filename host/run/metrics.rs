@@ -16,8 +16,7 @@ use crate::output::{Family, Label, Sample, Value};
 use crate::plugin::{INTERFACE_VERSION, Plugin};
 use crate::source::{Poller, SourceCounts, SourceState, State};
 
-/// How long the thread that reads the rings may take to say what it has counted: it wakes every 200 ms, and waits for plugins
-/// that tell of containers.
+/// How long the thread that reads the rings may take to say what it has counted: it waits for plugins that tell of containers.
 const COUNT_TIME: Duration = Duration::from_secs(2);
 
 /// Where /proc/PID/stat has the CPU time of a process in user mode and in the kernel, counted from behind its name, and in which unit.

@@ -16,8 +16,8 @@ use super::losses::kernel_counts;
 use super::maps::{control, map, narrow_to_plugins, select_calls};
 use super::{Narrowing, SOURCES, Source, SourceState, State, Wanted, clock};
 use crate::broker::{self, Answer};
-use crate::event::Kind;
 use crate::event::layout::c;
+use crate::event::{Kind, KindSet};
 
 /// The priority of the thread that reads the rings, as of nice(1): before ordinary programs, which may keep all CPUs busy.
 const NICE: i32 = -10;
@@ -36,10 +36,12 @@ pub(super) enum Question {
     Asleep(bool),
     /// What has been counted of a source since it was attached. Answered by `KernelCounts`.
     Count(String),
-    /// Have a source's programs sum into one of its two maps.
-    SumInto(String, usize),
-    /// Take what was summed into one of them. Answered by the number of records, and their bytes.
-    TakeSums(String, usize),
+    /// Have the sources' programs sum into the other of their two maps.
+    ExchangeSums,
+    /// Take what was summed into those that are at rest. Answered by the number of records of each source, and their bytes.
+    TakeSums,
+    /// Take all that a source has summed, once it is detached. Answered alike.
+    LastSums(String),
     /// Detach a source's programs. What they sent and counted stays.
     Detach(String),
     /// Forget a source that is detached.
@@ -59,7 +61,8 @@ pub(super) struct Attached {
 pub fn serve(narrowing: Narrowing, stream: &UnixStream) {
     load::quiet_libbpf();
     let asker = socket_peercred(stream).ok().map(|asker| asker.pid);
-    let mut kernel = Kernel { narrowing, asker, attached: BTreeMap::new(), states: BTreeMap::new() };
+    let (attached, states, kinds) = Default::default();
+    let mut kernel = Kernel { narrowing, asker, attached, states, kinds, sums: 0 };
     broker::serve(stream, |question, _| kernel.answer(question));
 }
 
@@ -69,6 +72,10 @@ struct Kernel {
     asker: Option<Pid>,
     attached: BTreeMap<&'static str, Loaded>,
     states: BTreeMap<&'static str, State>,
+    /// The kinds that are wanted.
+    kinds: KindSet,
+    /// Which of their two maps the programs sum into.
+    sums: usize,
 }
 
 impl Kernel {
@@ -89,15 +96,15 @@ impl Kernel {
                 let counted = self.source(&name).map(|(source, loaded)| kernel_counts(source, loaded));
                 return Answer::of(counted.unwrap_or_default());
             }
-            Question::SumInto(name, which) => {
-                if let Some((_, loaded)) = self.source(&name) {
-                    control(&loaded.object, c::control_key::CONTROL_SUMS, which as u64);
+            Question::ExchangeSums => {
+                self.sums = 1 - self.sums;
+                for (_, loaded) in self.summing() {
+                    control(&loaded.object, c::control_key::CONTROL_SUMS, self.sums as u64);
                 }
             }
-            Question::TakeSums(name, which) => {
-                let taken = self.source(&name).map(|(source, loaded)| take_sums(source, loaded, which));
-                let (count, bytes) = taken.unwrap_or_default();
-                return Answer { bytes, ..Answer::of(count) };
+            Question::TakeSums => return take_sums(self.summing(), &[1 - self.sums]),
+            Question::LastSums(name) => {
+                return take_sums(self.source(&name).into_iter(), &[1 - self.sums, self.sums]);
             }
             Question::Detach(name) => {
                 if let Some(containers) = &self.narrowing.containers {
@@ -122,6 +129,12 @@ impl Kernel {
         Ok(setpriority_process(Pid::from_raw(thread), NICE)?)
     }
 
+    /// The sources that are attached and sum something that is wanted.
+    fn summing(&self) -> impl Iterator<Item = (&'static Source, &Loaded)> {
+        let attached = self.attached.keys().filter_map(|name| self.source(name));
+        attached.filter(|(source, _)| source.sums.as_ref().is_some_and(|sums| self.kinds.has(sums.kind)))
+    }
+
     fn source(&self, name: &str) -> Option<(&'static Source, &Loaded)> {
         let source = SOURCES.iter().find(|source| source.name == name)?;
         Some((source, self.attached.get(name)?))
@@ -129,6 +142,7 @@ impl Kernel {
 
     fn want(&mut self, wanted: &Wanted) -> Answer {
         let kinds = wanted.kinds;
+        self.kinds = kinds;
         let sources: Vec<_> = SOURCES.iter().filter(|source| !source.kinds().and(kinds).is_empty()).collect();
         self.states.retain(|name, _| sources.iter().any(|source| source.name == *name));
         let new = sources.iter().filter(|source| !self.attached.contains_key(source.name));
@@ -147,6 +161,7 @@ impl Kernel {
             if source.is_narrowed() {
                 narrow_to_plugins(&loaded.object, source, wanted.whom.get(source.name));
             }
+            control(&loaded.object, c::control_key::CONTROL_SUMS, self.sums as u64);
             control(&loaded.object, c::control_key::CONTROL_WANTED, bits);
             if let Err(error) = loaded.attach(source, kinds) {
                 log::error!("source {}: not all of its programs could be attached again: {error}", source.name);
@@ -181,30 +196,35 @@ impl Kernel {
     }
 }
 
-/// Makes records of a map's sums, one behind the other, each behind its length, and empties it. How many there are.
-fn take_sums(source: &Source, loaded: &Loaded, which: usize) -> (usize, Vec<u8>) {
-    let (mut count, mut bytes) = (0, Vec::new());
-    let Some(sums) = &source.sums else { return (count, bytes) };
-    let Some(map) = sums.maps.get(which).and_then(|name| map(&loaded.object, name)) else { return (count, bytes) };
-    let time = clock::boot_ns();
-    let entries = match map.lookup_and_delete_batch(SUM_BATCH, MapFlags::ANY, MapFlags::ANY) {
-        Ok(entries) => entries,
-        Err(error) => {
-            log::error!("source {}: its sums cannot be read: {error}", source.name);
-            return (count, bytes);
+/// Makes records of what sources have summed into these of their maps, and empties these. How many records each makes, and the records,
+/// one behind the other, each behind its length.
+fn take_sums<'a>(sources: impl Iterator<Item = (&'static Source, &'a Loaded)>, which: &[usize]) -> Answer {
+    let (mut counts, mut bytes) = (Vec::new(), Vec::new());
+    for (source, loaded) in sources {
+        let Some(sums) = &source.sums else { continue };
+        let maps = which.iter().filter_map(|which| map(&loaded.object, sums.maps[*which]));
+        // To look for one key costs less than to read an empty map.
+        let maps = maps.filter(|map| map.keys().next().is_some());
+        let mut count = 0;
+        for map in maps {
+            let time = clock::boot_ns();
+            match map.lookup_and_delete_batch(SUM_BATCH, MapFlags::ANY, MapFlags::ANY) {
+                Ok(entries) => {
+                    for record in entries.filter_map(|(key, value)| (sums.record)(&key, &value, time)) {
+                        bytes.extend((record.len() as u64).to_ne_bytes());
+                        bytes.extend(record);
+                        count += 1;
+                    }
+                }
+                Err(error) => log::error!("source {}: its sums cannot be read: {error}", source.name),
+            }
         }
-    };
-    for (key, value) in entries {
-        if let Some(record) = (sums.record)(&key, &value, time) {
-            bytes.extend((record.len() as u64).to_ne_bytes());
-            bytes.extend(record);
-            count += 1;
-        }
+        counts.push((source.name, count));
     }
-    (count, bytes)
+    Answer { bytes, ..Answer::of(counts) }
 }
 
-/// The records of what `TakeSums` was answered by.
+/// The records of what `TakeSums` and `LastSums` are answered by.
 pub(super) fn summed(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let (length, rest) = bytes.split_first_chunk()?;

@@ -71,6 +71,11 @@ impl Losses {
         is_due
     }
 
+    /// When there will be something to look at, once nothing more comes of the source.
+    pub fn due(&self, read: u64) -> Option<Instant> {
+        (read != self.read).then_some(self.next)
+    }
+
     /// The gaps since the last look; `now` is boot time.
     pub fn tell(&mut self, source: &Source, counts: &SourceCounts, clock: &Clock, now: u64) -> Vec<Gap> {
         let (from, to) = (clock.time(self.since), clock.time(now));

@@ -9,6 +9,7 @@ mod kernel;
 mod load;
 mod losses;
 mod maps;
+mod pending;
 mod poll;
 mod probe;
 mod process;
@@ -19,6 +20,7 @@ mod syscall;
 mod tcp;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{PipeWriter, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
@@ -327,6 +329,7 @@ impl SourceCounts {
 /// The thread that reads the rings.
 pub struct Poller {
     commands: Sender<poll::Command>,
+    bell: PipeWriter,
     thread: JoinHandle<Vec<SourceCounts>>,
 }
 
@@ -335,9 +338,10 @@ impl Poller {
     /// events come; while it blocks, the rings fill, and what does not fit is counted.
     pub fn start(kernel: Caller, latency: Duration, deliver: Box<dyn FnMut(Batch) + Send>) -> Result<Self> {
         let (commands, receiver) = channel();
-        let run = move || poll::Reader::new(kernel, latency, deliver).run(&receiver);
+        let (hears, bell) = std::io::pipe().context("cannot make a pipe")?;
+        let run = move || poll::Reader::new(kernel, hears, latency, deliver).run(&receiver);
         let thread = std::thread::Builder::new().name("poll".into()).spawn(run).context("cannot start a thread")?;
-        Ok(Poller { commands, thread })
+        Ok(Poller { commands, bell, thread })
     }
 
     /// The same where this very process may load BPF programs, and has another thread do it.
@@ -351,18 +355,24 @@ impl Poller {
     /// Attaches the sources of what is wanted and detaches the others. Waits until that is done.
     pub fn want(&self, wanted: impl Into<Wanted>) -> Vec<SourceState> {
         let (reply, answer) = channel();
-        _ = self.commands.send(poll::Command::Want(wanted.into(), reply));
+        self.tell(poll::Command::Want(wanted.into(), reply));
         answer.recv().unwrap_or_default()
     }
 
     /// Has somebody told, on the thread, what was counted so far: soon, or, while events are delivered to nobody who takes them, later.
     pub fn count(&self, tell: impl FnOnce(Vec<SourceCounts>) + Send + 'static) {
-        _ = self.commands.send(poll::Command::Count(Box::new(tell)));
+        self.tell(poll::Command::Count(Box::new(tell)));
+    }
+
+    fn tell(&self, command: poll::Command) {
+        if self.commands.send(command).is_ok() {
+            _ = (&self.bell).write(&[0]);
+        }
     }
 
     /// Detaches everything, delivers the last events, and says what was counted.
     pub fn stop(self) -> Vec<SourceCounts> {
-        drop(self.commands);
+        drop((self.commands, self.bell));
         self.thread.join().unwrap_or_default()
     }
 }

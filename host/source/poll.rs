@@ -1,8 +1,9 @@
 //! The thread that reads the rings: drains them in batches, merges them by time, decodes and delivers.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::io::{PipeReader, Read};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread;
@@ -14,12 +15,11 @@ use serde::de::DeserializeOwned;
 
 use super::kernel::{self, Question, summed};
 use super::losses::{KernelCounts, Losses, Tally, bump, counts};
+use super::pending::Pending;
 use super::rings::Rings;
 use super::{Refusal, SOURCES, Source, SourceCounts, SourceState, State, Wanted, clock};
 use crate::broker::{Caller, Frame};
-use crate::event::clock::Clock;
-use crate::event::decode::boot_time;
-use crate::event::{Batch, Columns, KindSet, decode};
+use crate::event::{Batch, KindSet};
 
 /// Records are stamped just before they enter the ring, so that one may enter after another with a later time. Events
 /// are held back for so long, in which all that happened before them has arrived.
@@ -31,9 +31,6 @@ const PASS_NS: u64 = 2_000_000;
 
 /// After so many drains that found nothing the reader sleeps until the kernel wakes it.
 const IDLE_DRAINS: u32 = 20;
-
-/// The longest sleep: how long a command may wait, and nothing else, for the kernel wakes the reader when a record comes.
-const LONGEST_SLEEP: Duration = Duration::from_millis(200);
 
 /// Sleeps are whole milliseconds, and one that ends too early is in vain.
 const SLEEP_STEP: Duration = Duration::from_millis(1);
@@ -57,7 +54,7 @@ const LARGE_BATCH_BYTES: usize = 16 << 20;
 /// The source of gaps.
 const HOST: &str = "host";
 
-/// What the thread is told. It stops when nobody is left to tell it anything.
+/// What the thread is told, each with a byte through the pipe that wakes it. It stops when nobody is left to tell it anything.
 pub enum Command {
     /// Attach the sources of these events and no others.
     Want(Wanted, Sender<Vec<SourceState>>),
@@ -73,25 +70,14 @@ struct Attached {
     source: &'static Source,
     rings: Rings,
     tally: Tally,
-    /// Which of its two maps the programs sum into.
-    sums: usize,
-    /// When to exchange the two, and when the old one is at rest.
-    next_sum: Instant,
-    settled: Option<Instant>,
     losses: Losses,
-}
-
-/// What has been read and not been delivered.
-struct Pending {
-    columns: Columns,
-    clock: Clock,
-    /// Boot time up to which events have been delivered.
-    delivered: u64,
 }
 
 /// The reader of all rings.
 pub struct Reader {
     kernel: Arc<Caller>,
+    /// Rung for each command.
+    bell: PipeReader,
     latency: Duration,
     deliver: Box<dyn FnMut(Batch) + Send>,
     attached: BTreeMap<&'static str, Attached>,
@@ -101,22 +87,38 @@ pub struct Reader {
     before: BTreeMap<&'static str, SourceCounts>,
     /// The programs have been told to wake it.
     asleep: bool,
+    /// When to exchange the maps that the programs sum into, and when the old ones are at rest.
+    next_sum: Instant,
+    settled: Option<Instant>,
+    /// A question was not answered, and it was said.
+    unanswered: Cell<bool>,
     pending: RefCell<Pending>,
 }
 
 impl Reader {
-    pub fn new(kernel: Caller, latency: Duration, deliver: Box<dyn FnMut(Batch) + Send>) -> Self {
+    pub fn new(kernel: Caller, bell: PipeReader, latency: Duration, deliver: Box<dyn FnMut(Batch) + Send>) -> Self {
         drop(black_box(Vec::<u8>::with_capacity(LARGE_BATCH_BYTES)));
-        let pending = Pending { columns: Columns::default(), clock: clock::clock(), delivered: 0 };
-        let (attached, before, pending) = (BTreeMap::new(), BTreeMap::new(), RefCell::new(pending));
-        let kernel = Arc::new(kernel);
-        Reader { kernel, latency, deliver, attached, kinds: KindSet::default(), before, asleep: false, pending }
+        let (attached, before, pending) = (BTreeMap::new(), BTreeMap::new(), RefCell::new(Pending::new()));
+        Reader {
+            kernel: Arc::new(kernel),
+            bell,
+            latency,
+            deliver,
+            attached,
+            kinds: KindSet::default(),
+            before,
+            asleep: false,
+            next_sum: Instant::now() + SUM_EVERY,
+            settled: None,
+            unanswered: Cell::new(false),
+            pending,
+        }
     }
 
     /// Runs until nobody is left to give commands. Returns the counts of all sources that were ever attached.
     pub fn run(mut self, commands: &Receiver<Command>) -> Vec<SourceCounts> {
         // It runs for a moment, as seldom as it can, and what it does not get to in time is lost.
-        self.ask::<()>(&Question::Prefer(gettid().as_raw_nonzero().get()));
+        _ = self.ask::<()>(&Question::Prefer(gettid().as_raw_nonzero().get()));
         let mut idle_drains = 0;
         loop {
             // With nothing to read there is nothing to do but to wait for a command.
@@ -124,6 +126,10 @@ impl Reader {
                 false => commands.try_recv(),
                 true => commands.recv().map_err(|_| TryRecvError::Disconnected),
             };
+            if command.is_ok() {
+                // With each the bell was rung.
+                _ = self.bell.read(&mut [0]);
+            }
             match command {
                 Ok(Command::Want(wanted, reply)) => _ = reply.send(self.want(&wanted)),
                 Ok(Command::Count(tell)) => tell(self.counted()),
@@ -155,21 +161,25 @@ impl Reader {
         self.before.into_values().collect()
     }
 
-    /// Asks whoever may use BPF. Without an answer nothing more comes, and the host learns of it elsewhere.
-    fn ask<A: DeserializeOwned + Default>(&self, question: &Question) -> (A, Option<Frame>) {
+    /// Asks whoever may use BPF. No answer where nobody is there any more: then nothing more comes, and the host is told elsewhere.
+    fn ask<A: DeserializeOwned>(&self, question: &Question) -> Option<(A, Frame)> {
         match self.kernel.ask(question, &[]) {
-            Ok((answer, frame)) => (answer, Some(frame)),
+            Ok(answer) => Some(answer),
             Err(error) => {
-                log::error!("the sources are out of reach: {error:#}");
-                Default::default()
+                if !self.unanswered.replace(true) {
+                    log::error!("the sources are out of reach: {error:#}");
+                }
+                None
             }
         }
     }
 
     /// What was counted of a source that is attached.
     fn count(&self, Attached { source, tally, .. }: &Attached) -> SourceCounts {
-        let (counted, _) = self.ask::<KernelCounts>(&Question::Count(source.name.to_owned()));
-        counts(source, counted, tally)
+        let counted = self.ask::<KernelCounts>(&Question::Count(source.name.to_owned()));
+        // Unanswered, what has come is all that is known.
+        let come = || KernelCounts { sent: tally.read() - tally.summed.get(), ..Default::default() };
+        counts(source, counted.map_or_else(come, |(counted, _)| counted), tally)
     }
 
     /// What was counted of all sources so far.
@@ -184,33 +194,39 @@ impl Reader {
     /// Exchanges and reads what is summed in the kernel, when it is time. Whether any was read.
     fn read_sums(&mut self) -> bool {
         let now = Instant::now();
-        let (mut settled, mut exchanged) = (Vec::new(), Vec::new());
-        for attached in self.attached.values_mut().filter(|attached| attached.sums(self.kinds)) {
-            if attached.settled.is_some_and(|at| now >= at) {
-                attached.settled = None;
-                settled.push(attached.source.name);
-            } else if attached.settled.is_none() && now >= attached.next_sum {
-                attached.sums = 1 - attached.sums;
-                attached.settled = Some(now + SUM_SETTLES);
-                attached.next_sum = (attached.next_sum + SUM_EVERY).max(now);
-                exchanged.push((attached.source.name, attached.sums));
-            }
+        if !self.sums() {
+            return false;
         }
-        for (name, sums) in exchanged {
-            self.ask::<()>(&Question::SumInto(name.to_owned(), sums));
+        if self.settled.is_some_and(|at| now >= at) {
+            self.settled = None;
+            return self.take_sums(&Question::TakeSums) > 0;
         }
-        settled.into_iter().map(|name| self.take_sums(name, 1 - self.attached[name].sums)).sum::<usize>() > 0
+        if self.settled.is_none() && now >= self.next_sum {
+            _ = self.ask::<()>(&Question::ExchangeSums);
+            self.settled = Some(now + SUM_SETTLES);
+            self.next_sum = (self.next_sum + SUM_EVERY).max(now);
+        }
+        false
     }
 
-    /// Takes what a source has summed into one of its maps. How many records that makes.
-    fn take_sums(&self, name: &'static str, which: usize) -> usize {
-        let (count, frame) = self.ask(&Question::TakeSums(name.to_owned(), which));
-        let (tally, pending) = (&self.attached[name].tally, &mut *self.pending.borrow_mut());
-        for record in summed(frame.as_ref().map_or(&[], |frame| &frame.bytes)) {
-            bump(&tally.summed);
-            take(pending, tally, record);
+    /// Whether events that are wanted are summed in the kernel.
+    fn sums(&self) -> bool {
+        let mut sums = self.attached.values().filter_map(|attached| attached.source.sums.as_ref());
+        sums.any(|sums| self.kinds.has(sums.kind))
+    }
+
+    /// Takes what sources have summed. How many records that makes.
+    fn take_sums(&self, question: &Question) -> usize {
+        let Some((counts, frame)) = self.ask::<Vec<(String, usize)>>(question) else { return 0 };
+        let (mut records, pending) = (summed(&frame.bytes), &mut *self.pending.borrow_mut());
+        for (name, count) in &counts {
+            let Some(Attached { tally, .. }) = self.attached.get(name.as_str()) else { continue };
+            for record in records.by_ref().take(*count) {
+                bump(&tally.summed);
+                pending.take(tally, record);
+            }
         }
-        count
+        counts.iter().map(|(_, count)| count).sum()
     }
 
     /// Tells of what was lost in the kernel, when it is time. Whether it was.
@@ -235,7 +251,7 @@ impl Reader {
         let gaps = losses.tell(source, counts, &pending.clock, clock::boot_ns());
         let host = self.before.entry(HOST).or_insert_with(|| SourceCounts { source: HOST, ..Default::default() });
         host.sent += gaps.len() as u64;
-        pending.columns.gap.extend(gaps);
+        pending.tell(gaps);
     }
 
     /// Reads what is in the rings and old enough, and delivers it.
@@ -272,30 +288,15 @@ impl Reader {
             for Attached { rings, tally, .. } in
                 self.attached.values().filter(|attached| attached.source.floods == floods)
             {
-                rings.take(until, |record| take(pending, tally, record));
+                rings.take(until, |record| pending.take(tally, record));
             }
         }
     }
 
     /// Delivers what is older. Whether there was anything.
     fn cut(&mut self, until: u64) -> bool {
-        let batches = {
-            let pending = &mut *self.pending.borrow_mut();
-            let until_epoch = if until == u64::MAX { until } else { pending.clock.time(until) };
-            let batch = Batch::cut(&mut pending.columns, until_epoch);
-            pending.delivered = pending.delivered.max(until);
-            let clock = clock::clock();
-            // Sums and gaps may wait with times of before. When the time of day has been set back it would take as long to reach those.
-            let rest = (!clock.agrees(&pending.clock)).then(|| Batch::cut(&mut pending.columns, u64::MAX));
-            pending.clock = clock;
-            [Some(batch), rest]
-        };
-        let mut any = false;
-        for batch in batches.into_iter().flatten().filter(|batch| !batch.is_empty()) {
-            any = true;
-            (self.deliver)(batch);
-        }
-        any
+        let batches = self.pending.get_mut().cut(until);
+        batches.map(|batch| (self.deliver)(batch)).count() > 0
     }
 
     /// Has the programs wake it, unless a record came before they knew.
@@ -306,17 +307,17 @@ impl Reader {
         }
     }
 
-    /// Sleeps until the kernel has a record, sums are to be read, or for a while. Whether there was a record.
+    /// Sleeps until the kernel has a record, the bell rings, or it is time for sums or losses. Whether there was a record.
     fn sleep(&self) -> bool {
-        let summed = self.attached.values().filter(|attached| attached.sums(self.kinds));
-        let next = summed.map(|attached| attached.settled.unwrap_or(attached.next_sum)).min();
-        let wait = next.map_or(LONGEST_SLEEP, |next| next.saturating_duration_since(Instant::now()) + SLEEP_STEP);
-        Rings::sleep(self.attached.values().map(|attached| &attached.rings), wait.min(LONGEST_SLEEP))
+        let sums = self.sums().then(|| self.settled.unwrap_or(self.next_sum));
+        let losses = self.attached.values().filter_map(|attached| attached.losses.due(attached.tally.read()));
+        let longest = losses.chain(sums).min().map(|at| at.saturating_duration_since(Instant::now()) + SLEEP_STEP);
+        Rings::sleep(self.attached.values().map(|attached| &attached.rings), &self.bell, longest)
     }
 
     fn say_asleep(&mut self, asleep: bool) {
         self.asleep = asleep;
-        self.ask::<()>(&Question::Asleep(asleep));
+        _ = self.ask::<()>(&Question::Asleep(asleep));
     }
 
     fn want(&mut self, wanted: &Wanted) -> Vec<SourceState> {
@@ -361,11 +362,8 @@ impl Reader {
             let own: Vec<_> = files.by_ref().take(count).collect();
             ensure!(own.len() == count, "not all of its rings have come");
             let rings = Rings::map(own, bytes).context("its rings cannot be read")?;
-            let next_sum = Instant::now() + SUM_EVERY;
             let losses = Losses::new(clock::boot_ns());
-            let attached =
-                Attached { source, rings, tally: Tally::default(), sums: 0, next_sum, settled: None, losses };
-            self.attached.insert(source.name, attached);
+            self.attached.insert(source.name, Attached { source, rings, tally: Tally::default(), losses });
         }
         Ok(states)
     }
@@ -376,7 +374,7 @@ impl Reader {
             if !self.attached.contains_key(name) {
                 continue;
             }
-            self.ask::<()>(&Question::Detach(name.to_owned()));
+            _ = self.ask::<()>(&Question::Detach(name.to_owned()));
             let deadline = Instant::now() + LAST_RECORDS;
             loop {
                 // Up to now, for another source's flood has no end.
@@ -391,11 +389,10 @@ impl Reader {
                 }
                 thread::sleep(DETACH_STEP);
             }
-            let attached = &self.attached[name];
-            if attached.source.sums.is_some() {
-                self.take_sums(name, 1 - attached.sums);
-                self.take_sums(name, attached.sums);
+            if self.attached[name].source.sums.is_some() {
+                self.take_sums(&Question::LastSums(name.to_owned()));
             }
+            let attached = &self.attached[name];
             let counts = self.count(attached);
             // Its programs are attached no more.
             let unread = counts.sent.saturating_sub(attached.tally.read());
@@ -410,15 +407,8 @@ impl Reader {
             }
             self.before.entry(name).or_default().add(counts);
             self.attached.remove(name);
-            self.ask::<()>(&Question::Forget(name.to_owned()));
+            _ = self.ask::<()>(&Question::Forget(name.to_owned()));
         }
-    }
-}
-
-impl Attached {
-    /// Whether it sums events of these kinds in the kernel.
-    fn sums(&self, kinds: KindSet) -> bool {
-        self.source.sums.as_ref().is_some_and(|sums| kinds.has(sums.kind))
     }
 }
 
@@ -430,14 +420,4 @@ enum Drained {
     Some,
     /// No event.
     Nothing,
-}
-
-fn take(pending: &mut Pending, tally: &Tally, bytes: &[u8]) {
-    match decode(bytes, &pending.clock, &mut pending.columns) {
-        Ok(_) => bump(&tally.decoded),
-        Err(_) => bump(&tally.undecodable),
-    }
-    if boot_time(bytes).is_some_and(|time| time < pending.delivered) {
-        bump(&tally.late);
-    }
 }

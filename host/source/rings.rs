@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::ring::Ring;
 
@@ -34,12 +34,14 @@ impl Rings {
         self.left.get()
     }
 
-    /// Sleeps until some ring has a record and the kernel says so, or for a while. Whether there was one.
-    pub fn sleep<'a>(all: impl Iterator<Item = &'a Rings>, longest: Duration) -> bool {
-        let rings = all.flat_map(|rings| &rings.rings);
-        let mut files: Vec<PollFd<'_>> =
-            rings.map(|ring| PollFd::from_borrowed_fd(ring.as_fd(), PollFlags::IN)).collect();
-        let longest = Timespec::try_from(longest).ok();
-        matches!(poll(&mut files, longest.as_ref()), Ok(1..))
+    /// Sleeps until some ring has a record and the kernel says so, until `bell` can be read, or for so long at most. Whether
+    /// there was a record.
+    pub fn sleep<'a>(all: impl Iterator<Item = &'a Rings>, bell: impl AsFd, longest: Option<Duration>) -> bool {
+        let rings = all.flat_map(|rings| &rings.rings).map(AsFd::as_fd);
+        let files = rings.chain([bell.as_fd()]).map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN));
+        let (mut files, longest) = (files.collect::<Vec<_>>(), longest.and_then(|longest| longest.try_into().ok()));
+        let woken = poll(&mut files, longest.as_ref()).is_ok();
+        files.pop();
+        woken && files.iter().any(|ring| !ring.revents().is_empty())
     }
 }

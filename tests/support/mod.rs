@@ -260,6 +260,11 @@ impl Host {
         self.child.id()
     }
 
+    /// What it wrote at its end.
+    pub fn summary(&self) -> Value {
+        serde_json::from_str(&fs::read_to_string(&self.summary).unwrap()).unwrap()
+    }
+
     /// Waits for a line of the log that contains the text.
     pub fn expect_log(&mut self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
@@ -309,7 +314,7 @@ impl Host {
         let status = self.child.wait().unwrap();
         self.log.extend(self.stderr.iter());
         assert!(status.success(), "{status}: {:#?}", self.log);
-        let summary: Value = serde_json::from_str(&fs::read_to_string(&self.summary).unwrap()).unwrap();
+        let summary = self.summary();
         check_sums(&summary);
         let sources = summary["sources"].as_object().unwrap().values();
         let skipped: u64 = sources.filter_map(|source| source["lost"]["skipped"].as_u64()).sum();
