@@ -3,10 +3,12 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use eunomia_host::confine;
 use support::scrape::until;
 use support::{Folder, Host, can_load_bpf, check_sums, hooks, plugin};
 
@@ -65,6 +67,52 @@ fn plugins_run_in_a_process_without_power_beside_one_that_has_what_it_needs() {
     assert_eq!((fact(&status, "Gid:"), fact(&status, "Groups:")), ([USER; 4].join("\t"), String::new()));
     check_threads(broker_of(host.pid()), "0", BROKERS | if paranoid { SYS_ADMIN } else { 0 });
     host.stop();
+}
+
+#[test]
+#[ignore = "a workload of another test"]
+fn tries_what_it_may_not() {
+    let Some(folder) = std::env::var_os("EUNOMIA_WORKLOAD").map(std::path::PathBuf::from) else { return };
+    let there = folder.join("there");
+    confine::host().unwrap();
+    assert_eq!(fs::read_to_string(&there).unwrap(), "as it was");
+    assert_eq!(fs::read_to_string(folder.join("roots")).unwrap(), "as it was", "it may read");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
+    assert!(fs::write(folder.join("new"), "").is_err());
+    assert!(fs::write(&there, "changed").is_err() && fs::OpenOptions::new().append(true).open(&there).is_err());
+    assert!(fs::remove_file(&there).is_err() && fs::rename(&there, folder.join("moved")).is_err());
+    assert!(fs::create_dir(folder.join("folder")).is_err());
+    assert!(Command::new("/bin/true").spawn().is_err());
+    let parent = rustix::process::getppid().unwrap();
+    assert!(rustix::process::kill_process(parent, rustix::process::Signal::CONT).is_err());
+    assert!(
+        rustix::thread::set_thread_res_uid(
+            rustix::thread::Uid::ROOT,
+            rustix::thread::Uid::ROOT,
+            rustix::thread::Uid::ROOT
+        )
+        .is_err()
+    );
+}
+
+#[test]
+fn what_the_host_may_not_do_is_not_done() {
+    if !can_load_bpf() {
+        return;
+    }
+    let folder = Folder::new("may-not");
+    // Even where everybody may.
+    fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o777)).unwrap();
+    for (name, mode) in [("there", 0o666), ("roots", 0o600)] {
+        fs::write(folder.0.join(name), "as it was").unwrap();
+        fs::set_permissions(folder.0.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let mut itself = Command::new(std::env::current_exe().unwrap());
+    itself.args(["--exact", "tries_what_it_may_not", "--ignored", "--nocapture"]).env("EUNOMIA_WORKLOAD", &folder.0);
+    let output = itself.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    assert_eq!(fs::read_to_string(folder.0.join("there")).unwrap(), "as it was");
 }
 
 #[test]

@@ -105,9 +105,6 @@ pub(super) const STREAMS: Allowed = Allowed::Always(&[
 
 /// Looking at files: plugins, settings, folders granted, /proc and /sys; and writing what is open already.
 pub(super) const FILES: Allowed = Allowed::Always(&[
-    Sysno::open,
-    Sysno::openat,
-    Sysno::openat2,
     Sysno::stat,
     Sysno::fstat,
     Sysno::lstat,
@@ -129,8 +126,18 @@ pub(super) const FILES: Allowed = Allowed::Always(&[
     Sysno::name_to_handle_at,
 ]);
 
-/// Changing what is in a folder: that of the cache.
+/// Opening files to read them alone. The newer openat2 hides its flags from filters; libraries fall back to openat.
+pub(super) const OPEN: Allowed = Allowed::Where { call: Sysno::open, argument: 1, mask: WRITING, value: 0 };
+pub(super) const OPENAT: Allowed = Allowed::Where { call: Sysno::openat, argument: 2, mask: WRITING, value: 0 };
+
+/// `O_WRONLY`, `O_RDWR`, `O_CREAT`, `O_TRUNC`, `O_APPEND`, and what of `O_TMPFILE` is not `O_DIRECTORY`, of the kernel's headers.
+const WRITING: u64 = 0o3 | 0o100 | 0o1000 | 0o2000 | 0o20_000_000;
+
+/// Opening files for anything, and changing what is in a folder: that of the cache.
 pub(super) const CHANGED_FILES: Allowed = Allowed::Always(&[
+    Sysno::open,
+    Sysno::openat,
+    Sysno::openat2,
     Sysno::unlink,
     Sysno::unlinkat,
     Sysno::renameat,

@@ -7,7 +7,7 @@ use rustix::thread::{
     CapabilitySet, Gid, Uid, set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
-use super::calls::{FILES, MEMORY, NEW_THREADS, SOCKETS, STREAMS, THREADS};
+use super::calls::{FILES, MEMORY, NEW_THREADS, OPEN, OPENAT, SOCKETS, STREAMS, THREADS};
 use super::filter::{Allowed, allow};
 use super::power::{Power, had, keep};
 
@@ -20,7 +20,7 @@ const KEPT: &[(CapabilitySet, &str)] = &[(CapabilitySet::DAC_READ_SEARCH, "dac_r
 
 /// What it calls. Everything else does not exist for it: BPF, other programs, signals to others, mounting, modules, tracing
 /// processes, other users, namespaces, clocks, keys, io_uring, changing folders...
-const ALLOWED: &[Allowed] = &[MEMORY, THREADS, STREAMS, FILES, SOCKETS, NEW_THREADS];
+const ALLOWED: &[Allowed] = &[MEMORY, THREADS, STREAMS, FILES, OPEN, OPENAT, SOCKETS, NEW_THREADS];
 
 /// Gives up all that running plugins does not need. For a process with one thread: those that it starts have what it has.
 pub fn host() -> Result<Power> {
