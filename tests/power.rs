@@ -10,7 +10,7 @@ use std::process::Command;
 
 use eunomia_host::confine;
 use support::scrape::until;
-use support::{Folder, Host, can_load_bpf, check_sums, hooks, plugin};
+use support::{Folder, Host, can_load_bpf, check_sums, children, hooks, plugin};
 
 /// CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_SYS_NICE, CAP_PERFMON, CAP_BPF, by their
 /// numbers.
@@ -44,8 +44,9 @@ fn check_threads(pid: u32, uid: &str, kept: u64) {
 
 /// The process that keeps a host's power.
 fn broker_of(host: u32) -> u32 {
-    let children = fs::read_to_string(format!("/proc/{host}/task/{host}/children")).unwrap();
-    children.trim().parse().unwrap_or_else(|_| panic!("one child, but it has {children:?}"))
+    let children = children(&host.to_string());
+    let [broker] = &children[..] else { panic!("one child, but it has {children:?}") };
+    broker.parse().unwrap()
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub const GONE: &str =
     "the host's other process, which keeps its power, does not answer; what it said last is in the log";
 
 /// What helps when a process may open no more files.
-const MORE_FILES: &str = "raise the limit of open files (ulimit -n, or LimitNOFILE= of a service)";
+pub const MORE_FILES: &str = "raise the limit of open files (ulimit -n, or LimitNOFILE= of a service)";
 
 /// What a connection is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -66,12 +66,8 @@ impl Files {
     /// Its settings alone.
     pub fn named_settings(plugin: &Path, operator: Operator) -> Result<Option<String>> {
         let path = plugin.with_extension("toml");
-        let settings = match open(CWD, &path, OFlags::empty()) {
-            Ok(file) => Some(settings(file, operator)),
-            Err(Errno::NOENT) => None,
-            Err(error) => Some(Err(error.into())),
-        };
-        settings.transpose().with_context(|| format!("cannot read the settings {}", path.display()))
+        settings(open(CWD, &path, OFlags::empty()), operator, Into::into)
+            .with_context(|| format!("cannot read the settings {}", path.display()))
     }
 
     /// The settings alone of a plugin in a directory, which must be the operator's as it must be to load the plugin.
@@ -153,12 +149,8 @@ impl Folder {
     }
 
     fn settings(&self, name: &str) -> Result<Option<String>> {
-        let settings = match open(&self.file, Path::new(&format!("{name}.toml")), OFlags::NOFOLLOW) {
-            Ok(file) => Some(settings(file, self.operator)),
-            Err(Errno::NOENT) => None,
-            Err(error) => Some(Err(no_link(error))),
-        };
-        settings.transpose().with_context(|| format!("cannot read its settings {name}.toml"))
+        let opened = open(&self.file, Path::new(&format!("{name}.toml")), OFlags::NOFOLLOW);
+        settings(opened, self.operator, no_link).with_context(|| format!("cannot read its settings {name}.toml"))
     }
 }
 
@@ -175,9 +167,20 @@ fn open(folder: impl AsFd, path: &Path, flags: OFlags) -> Result<File, Errno> {
     openat(folder, path, flags, Mode::empty()).map(File::from)
 }
 
-fn settings(file: File, operator: Operator) -> Result<String> {
+/// What settings say, where there are any.
+fn settings(
+    opened: Result<File, Errno>,
+    operator: Operator,
+    explain: fn(Errno) -> anyhow::Error,
+) -> Result<Option<String>> {
+    let file = match opened {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(explain(error)),
+    };
     is_trusted(&file.metadata()?, operator, false).context("they say what the plugin may do")?;
     String::from_utf8(read(file, MAX_SETTINGS_BYTES)?.context(CHANGED)?)
+        .map(Some)
         .map_err(|error| anyhow!("it is not UTF-8: {error}"))
 }
 

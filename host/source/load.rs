@@ -15,6 +15,7 @@ use libbpf_rs::{
 };
 
 use super::{Narrowing, Refusal, Rung, Source, State, probe};
+use crate::broker::MORE_FILES;
 use crate::event::KindSet;
 use crate::event::layout::{bytes_of, c as layout};
 
@@ -29,7 +30,6 @@ const NOISE: &[&str] = &["ulimit", "processed ", "libbpf:", "PROG LOAD LOG"];
 
 /// What errors say of a process that has no descriptor left.
 const NO_DESCRIPTORS: &str = "Too many open files";
-const MORE_DESCRIPTORS: &str = "; raise the limit of open files (ulimit -n, or LimitNOFILE= of a service)";
 
 /// Where kernels that have kprobes say so.
 const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
@@ -265,7 +265,7 @@ fn fill(object: &Object, map: &str, keys: impl Iterator<Item = Vec<u8>>) -> libb
 
 /// Why a source's rings cannot be handed to whoever reads them.
 pub fn unreadable(hook: &'static str, error: &std::io::Error) -> Refusal {
-    let remedy = if error.to_string().contains(NO_DESCRIPTORS) { MORE_DESCRIPTORS } else { "" };
+    let remedy = if error.to_string().contains(NO_DESCRIPTORS) { format!("; {MORE_FILES}") } else { String::new() };
     Refusal { hook, reason: format!("its rings cannot be read: {error}{remedy}"), log: Vec::new() }
 }
 
@@ -293,7 +293,7 @@ fn explain(hook: &str, step: &str, error: &libbpf_rs::Error) -> String {
         ErrorKind::NotFound => format!("this kernel does not have it ({step}: {error:#})"),
         _ => match (format!("{error:#}"), last_line()) {
             // Whatever it was that needed one more.
-            (text, _) if text.contains(NO_DESCRIPTORS) => format!("{step} failed: {text}{MORE_DESCRIPTORS}"),
+            (text, _) if text.contains(NO_DESCRIPTORS) => format!("{step} failed: {text}; {MORE_FILES}"),
             (text, Some(line)) => format!("{step} failed: {text}; {line}"),
             (text, None) => format!("{step} failed: {text}"),
         },

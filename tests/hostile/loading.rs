@@ -10,7 +10,7 @@ use eunomia_host::compile::Compiler;
 use eunomia_host::plugin::{Compiled, Grants, Limits, Runtime};
 
 use crate::support::line::Line;
-use crate::support::{Folder, Host, can_load_bpf, plugin};
+use crate::support::{Folder, Host, can_load_bpf, children, plugin};
 use crate::wasm::{COMPONENT, calling, importing, large_to_compile, slow_to_compile};
 
 const HOST: &str = env!("CARGO_BIN_EXE_eunomia-host");
@@ -173,12 +173,6 @@ fn compiling(parent: u32) -> String {
         assert!(Instant::now() < deadline, "a process compiles");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-fn children(parent: &str) -> Vec<String> {
-    let tasks = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
-    let lists = tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
-    lists.flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
 #[test]
