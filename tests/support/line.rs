@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use eunomia_host::compile::Compiler;
 use eunomia_host::dispatch::{
-    Containers, DispatchCounts, Dispatcher, KindCounts, Member, Message, Only, Processes, Tree, Watch,
+    Containers, DispatchCounts, Dispatched, Dispatcher, KindCounts, Member, Message, Only, Processes, Tree, Watch,
 };
 use eunomia_host::event::{self, Batch, Columns, Kind};
 use eunomia_host::output::{self, AlertFormat, Writer};
@@ -17,6 +18,9 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinHandle;
+
+/// How often it is looked at whether events were dispatched.
+const POLL: Duration = Duration::from_millis(1);
 
 /// What was printed, and when each line came, in nanoseconds since the epoch.
 #[derive(Clone, Default)]
@@ -59,6 +63,7 @@ pub struct Line {
     pub outlets: Outlets,
     writer: Writer,
     messages: Sender<Message>,
+    counts: Dispatched,
     dispatched: JoinHandle<BTreeMap<Kind, DispatchCounts>>,
 }
 
@@ -77,6 +82,7 @@ impl Line {
         let tree = Tree { walk: Box::new(move || cgroups.clone()), cgroup_of: Box::new(|_| None) };
         let containers = Arc::new(Containers::new(tree, watch));
         let (dispatcher, messages, inbox) = Dispatcher::new(processes.clone(), containers.clone(), only);
+        let counts = dispatcher.counts();
         let dispatched = tokio::spawn(dispatcher.run());
         Line {
             runtime,
@@ -90,6 +96,7 @@ impl Line {
             },
             writer,
             messages,
+            counts,
             dispatched,
         }
     }
@@ -142,6 +149,12 @@ impl Line {
         self.messages.send(Message::Join(Box::new(member))).await.ok().unwrap();
     }
 
+    /// Takes a plugin out of the line, and waits for its end.
+    pub async fn leave(&self, mut plugin: Plugin) {
+        self.messages.send(Message::Leave(plugin.name.clone())).await.ok().unwrap();
+        plugin.ended().await;
+    }
+
     /// Where the kernel's events go.
     pub fn deliver(&self) -> Box<dyn FnMut(Batch) + Send> {
         let messages = self.messages.clone();
@@ -157,6 +170,16 @@ impl Line {
     pub async fn send(&self, mut columns: Columns) {
         let batch = Batch::cut(&mut columns, u64::MAX);
         self.messages.send(Message::Batch(Box::new(batch))).await.ok().unwrap();
+    }
+
+    /// Waits until so many events were dispatched.
+    pub async fn dispatched(&self, events: u64) {
+        let sum = |counts: &BTreeMap<Kind, DispatchCounts>| -> u64 {
+            counts.values().map(|counts| counts.delivered + counts.filtered).sum()
+        };
+        while sum(&self.counts.lock().unwrap()) < events {
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Lets the plugins finish, and checks that every sum adds up.
