@@ -9,8 +9,8 @@ use eunomia_host::event::clock::Clock;
 use eunomia_host::event::layout::bytes_of;
 use eunomia_host::plugin::{Compiled, Limits, Plugin, Settings};
 use tokio::runtime::Runtime;
-use wasmtime::Store;
 use wasmtime::component::{Component, InstancePre, Linker, ResourceTable};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::cpu_time;
@@ -165,10 +165,10 @@ pub fn memory() {
 }
 
 /// An engine as the host has it.
-pub fn engine() -> wasmtime::Engine {
-    let mut config = wasmtime::Config::new();
+fn engine() -> Engine {
+    let mut config = Config::new();
     config.epoch_interruption(true).concurrency_support(false).gc_support(false);
-    wasmtime::Engine::new(&config).expect("an engine")
+    Engine::new(config.allocation_strategy(InstanceAllocationStrategy::pooling())).expect("an engine")
 }
 
 /// What the engine keeps for a plugin.

@@ -11,7 +11,7 @@ mod queue;
 mod route;
 mod share;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -62,6 +62,20 @@ pub struct Member {
     pub registers: bool,
 }
 
+impl Member {
+    /// The line is sorted by this, which no two share. First those who tell of containers.
+    fn standing(&self) -> (bool, &Place) {
+        (!self.registers, &self.place)
+    }
+}
+
+/// What is kept of a member, by its name.
+struct Known {
+    registers: bool,
+    place: Place,
+    next_tick: Option<Instant>,
+}
+
 /// Where a plugin stands in the line: by its settings' `order`, then as named on the command line, then by file name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
@@ -100,9 +114,10 @@ pub type Dispatched = Arc<Mutex<BTreeMap<Kind, DispatchCounts>>>;
 /// Hands batches to plugins. One task, so that a change of the line falls between two batches.
 pub struct Dispatcher {
     line: Vec<Member>,
-    /// Who of the line gets which events; made anew when it changes.
-    router: Router,
-    next_ticks: BTreeMap<Arc<str>, Instant>,
+    /// Who of the line gets which events; none since it has changed.
+    router: Option<Router>,
+    known: HashMap<Arc<str>, Known>,
+    next_ticks: BTreeSet<(Instant, Arc<str>)>,
     messages: mpsc::Receiver<Message>,
     inbox: inbox::AlertReceiver,
     processes: Arc<Processes>,
@@ -125,10 +140,11 @@ impl Dispatcher {
     ) -> (Self, mpsc::Sender<Message>, AlertInbox) {
         let (sender, messages) = mpsc::channel(MAX_BATCHES);
         let (alerts, inbox) = inbox::alert_inbox();
-        let (line, router, next_ticks, counts, latest, went_on, late) = Default::default();
+        let (line, router, known, next_ticks, counts, latest, went_on, late) = Default::default();
         let dispatcher = Dispatcher {
             line,
             router,
+            known,
             next_ticks,
             messages,
             inbox,
@@ -151,7 +167,7 @@ impl Dispatcher {
     /// Runs until it is told to stop; then says what it has counted.
     pub async fn run(mut self) -> BTreeMap<Kind, DispatchCounts> {
         loop {
-            let next_tick = self.next_ticks.values().min().copied();
+            let next_tick = self.next_ticks.first().map(|(at, _)| *at);
             tokio::select! {
                 biased;
                 message = self.messages.recv() => match message {
@@ -173,28 +189,30 @@ impl Dispatcher {
     }
 
     fn join(&mut self, member: Member) {
-        self.remove(&member.name);
-        if let Some(tick) = member.tick {
-            // The first tick of one that tells of containers comes at once: what it read of them when it started is older
-            // than the events that it gets from now on.
-            let wait = if member.registers { Duration::ZERO } else { tick };
-            self.next_ticks.insert(member.name.clone(), Instant::now() + wait);
-        }
-        let order = |member: &Member| (!member.registers, member.place.clone());
-        let at = self.line.partition_point(|other| order(other) < order(&member));
+        self.leave(&member.name);
+        // The first tick of one that tells of containers comes at once: what it read of them when it started is older than the
+        // events that it gets from now on.
+        let next_tick = member.tick.map(|tick| Instant::now() + if member.registers { Duration::ZERO } else { tick });
+        self.next_ticks.extend(next_tick.map(|at| (at, member.name.clone())));
+        let known = Known { registers: member.registers, place: member.place.clone(), next_tick };
+        self.known.insert(member.name.clone(), known);
+        let at = self.line.partition_point(|other| other.standing() < member.standing());
         self.line.insert(at, member);
-        self.router = Router::new(&self.line);
+        self.router = None;
     }
 
     fn leave(&mut self, name: &str) {
-        self.remove(name);
-        self.router = Router::new(&self.line);
+        self.late.remove(name);
+        let Some((name, known)) = self.known.remove_entry(name) else { return };
+        let at = self.at(&known);
+        known.next_tick.map(|at| self.next_ticks.remove(&(at, name)));
+        self.line.remove(at).queue.close();
+        self.router = None;
     }
 
-    fn remove(&mut self, name: &str) {
-        self.next_ticks.remove(name);
-        self.late.remove(name);
-        self.line.extract_if(.., |member| *member.name == *name).for_each(|member| member.queue.close());
+    /// Where a member stands in the line.
+    fn at(&self, known: &Known) -> usize {
+        self.line.partition_point(|other| other.standing() < (!known.registers, &known.place))
     }
 
     async fn dispatch(&mut self, batch: Batch) {
@@ -206,11 +224,12 @@ impl Dispatcher {
         let batch = Arc::new(batch);
         let present: KindSet = batch.runs.iter().map(|run| run.kind).collect();
         let mut keep = Arc::new(Keep::default());
-        let shares = self.router.route(&batch, &self.containers);
+        let router = self.router.get_or_insert_with(|| Router::new(&self.line));
+        let shares = router.route(&batch, &self.containers);
         let mut offered = Offered::default();
         let mut narrowed = false;
         // Whoever is narrowed and gets nothing of the batch costs nothing.
-        let mut places: Vec<usize> = self.router.whole().iter().chain(shares.keys()).copied().collect();
+        let mut places: Vec<usize> = router.whole().iter().chain(shares.keys()).copied().collect();
         places.sort_unstable();
         for at in places {
             let Some((member, behind)) = self.line[at..].split_first_mut() else { break };
@@ -268,12 +287,15 @@ impl Dispatcher {
     }
 
     fn tick(&mut self, now: Instant) {
-        for member in &self.line {
-            let (Some(every), Some(next)) = (member.tick, self.next_ticks.get_mut(&member.name)) else { continue };
-            if *next <= now {
-                *next = (*next + every).max(now);
-                member.queue.tick(self.tick_time());
-            }
+        while let Some((due, name)) = self.next_ticks.first().cloned()
+            && due <= now
+        {
+            self.next_ticks.pop_first();
+            let member = &self.line[self.at(&self.known[&name])];
+            member.queue.tick(self.tick_time());
+            let next = member.tick.map(|every| (due + every).max(now));
+            self.next_ticks.extend(next.map(|at| (at, name.clone())));
+            self.known.entry(name).and_modify(|known| known.next_tick = next);
         }
     }
 

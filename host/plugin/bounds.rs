@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 use wasmtime::component::ResourceTableError;
-use wasmtime::{Store, Trap};
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
 
 use super::epochs::Epochs;
 use super::life::CallCounts;
@@ -143,6 +143,12 @@ fn explain(error: &wasmtime::Error, deadline_ms: u64, memory_refused: bool) -> F
         }
         None if error.root_cause().to_string().starts_with(PARTS) => {
             format!("it has too many parts (limits.parts): {}", error.root_cause())
+        }
+        None if error.root_cause().is::<PoolConcurrencyLimitError>() => {
+            format!(
+                "all plugins together have too many parts ({}): run fewer, or others of fewer parts",
+                error.root_cause()
+            )
         }
         // What is above the cause tells where in the component it was.
         None => error.root_cause().to_string().lines().next().unwrap_or_default().to_owned(),

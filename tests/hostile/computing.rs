@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use eunomia_host::dispatch::Where;
 use eunomia_host::event::Kind;
-use eunomia_host::plugin::{Limits, Settings};
+use eunomia_host::plugin::{Limits, Plugin, Settings};
 
 use super::beside::{
     Memory, assert_named_once, assert_whole, beside, in_time, log_of, misbehave, neighbour, recorded, send, settings,
@@ -80,6 +80,48 @@ async fn one_of_hundreds_of_parts_does_not_start() {
         assert!(started.is_ok(), "{name}: where it is allowed, it runs");
     }
     memory.assert_flat();
+}
+
+/// Plugins of hundreds of memories, which are allowed them, until all plugins together have as many as there can be.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_too_many_for_what_all_share_does_not_start() {
+    const MEMORIES: usize = 300;
+    let folder = Folder::new("shared-parts");
+    let file = folder.0.join("memories.wasm");
+    std::fs::write(&file, wasm::with_instances(&std::fs::read(misbehave()).unwrap(), wasm::MEMORY, MEMORIES)).unwrap();
+    let outcome = in_time("shared-parts", async || {
+        let line = Line::new();
+        let compiled = line.compile(&file).unwrap();
+        let good = neighbour(&line).await;
+        send(&line, async || {
+            let limits = Limits { parts: 400, memory_bytes: 64 << 20, ..Default::default() };
+            let settings = Settings { limits, ..Default::default() };
+            let mut started = Vec::new();
+            let refused = loop {
+                match line.start_compiled("memories", &compiled, &settings, None).await {
+                    Ok((plugin, _)) => started.push(plugin),
+                    Err(error) => break format!("{error:#}"),
+                }
+                assert!(started.len() * MEMORIES < 10_000, "nothing bounds what all plugins have");
+            };
+            assert!(refused.contains("all plugins together have too many parts"), "{refused}");
+            assert!(started.len() > 20, "{}", started.len());
+            let end = async |plugin: Plugin| {
+                plugin.queue.close();
+                line.leave(plugin).await;
+            };
+            // Whoever ends makes room.
+            end(started.pop().unwrap()).await;
+            started.push(line.start_compiled("memories", &compiled, &settings, None).await.unwrap().0);
+            for plugin in started {
+                end(plugin).await;
+            }
+        })
+        .await;
+        line.finish(BTreeMap::from([("json-log", good)])).await
+    })
+    .await;
+    assert_whole(&outcome);
 }
 
 /// A filter whose answer the host takes, and which then never comes back.

@@ -15,9 +15,11 @@ const NUMBERS: usize = 1_024;
 /// The ways to call, in the order of the cases of `abi`.
 const ABIS: [(Abi, &str); 3] = [(Abi::Native, "native"), (Abi::Compat, "compat"), (Abi::X32, "x32")];
 
+#[derive(Default)]
 struct Count {
     events: BTreeMap<&'static str, u64>,
-    calls: [[u64; NUMBERS]; ABIS.len()],
+    /// As long as the largest number so far: pages of memory that nothing has touched cost nothing.
+    calls: [Vec<u64>; ABIS.len()],
 }
 
 /// A system call, and how often it was made.
@@ -39,12 +41,6 @@ struct Totals<'a> {
     syscalls: Vec<Call>,
 }
 
-impl Default for Count {
-    fn default() -> Self {
-        Count { events: BTreeMap::new(), calls: [[0; NUMBERS]; ABIS.len()] }
-    }
-}
-
 impl Count {
     fn add(&mut self, kind: &'static str, events: usize) {
         *self.events.entry(kind).or_default() += events as u64;
@@ -52,7 +48,12 @@ impl Count {
 
     fn add_calls(&mut self, calls: &[Syscall]) {
         for call in calls {
-            self.calls[call.abi as usize][(call.number as usize).min(NUMBERS - 1)] += 1;
+            let counts = &mut self.calls[call.abi as usize];
+            let number = (call.number as usize).min(NUMBERS - 1);
+            if number >= counts.len() {
+                counts.resize(number + 1, 0);
+            }
+            counts[number] += 1;
         }
     }
 
