@@ -13,7 +13,7 @@ vm=target/vm
 # more when a kernel patches itself while another CPU passes, and the kernel panics; and two machines have two CPUs here anyway.
 accel=tcg,thread=single
 # Boots to the end of all tests; a machine that hangs is ended by then.
-longest_seconds=1200
+longest_seconds=2000
 at_once=2
 memory_mib=3072
 # The kernel's own list of security modules would leave out BPF on 5.10.

@@ -22,7 +22,7 @@ use eunomia_host::source::{LATENCY, Narrowing, Poller, SOURCES, State, Wanted};
 use serde_json::Value;
 
 /// How long anything may take before a test gives up: slow machines and emulated ones included.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A shipped plugin, built by `make build`.
 pub fn plugin(name: &str) -> PathBuf {
