@@ -8,6 +8,9 @@ use super::layout::c::{syscall_flat, syscall_return_flat};
 use super::{CallSet, Columns, Kind, KindSet, Record, flat};
 use crate::wit::syscall::SyscallCount;
 
+/// Events of a kind for which there is room before they come: those of some milliseconds of a flood.
+const MOST_RESERVED: usize = 8_192;
+
 /// Consecutive events of one kind: rows `start..end` of the kind's column.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Run {
@@ -35,7 +38,9 @@ impl Batch {
     /// stays there.
     pub fn cut(pending: &mut Columns, until: u64) -> Batch {
         pending.sort();
-        let rest = pending.split_off(until);
+        let mut rest = pending.split_off(until);
+        // As many may come until the next cut: without room, all would be copied each time that there are twice as many.
+        rest.reserve_like(pending, MOST_RESERVED);
         Batch::of(std::mem::replace(pending, rest))
     }
 

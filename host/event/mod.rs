@@ -143,6 +143,11 @@ macro_rules! kinds {
                 $(self.$column.sort_by_key(Record::time);)*
             }
 
+            /// Makes room for as many events as there are of others, but not for more than `most` of a kind.
+            fn reserve_like(&mut self, others: &Columns, most: usize) {
+                $(self.$column.reserve(others.$column.len().min(most));)*
+            }
+
             /// Takes the events at or after `time` out of sorted columns, which then take no more memory than they need.
             fn split_off(&mut self, time: u64) -> Columns {
                 let mut later = Columns::default();
