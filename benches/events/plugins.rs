@@ -143,6 +143,7 @@ pub fn memory() {
         let mut started = BTreeMap::new();
         let records = [bytes_of(&syscall(1)).to_vec()];
         let compiled = line.compile(&plugin("count")).expect("it compiles");
+        let mut sent = 0;
         let before = resident_kib();
         for number in 0..TIMES {
             let name: &'static str = format!("count-{number}").leak();
@@ -152,9 +153,9 @@ pub fn memory() {
             started.insert(name, plugin);
             if [1, 100, TIMES].contains(&(number + 1)) {
                 line.send(decoded(&records, &Clock::new(0, 0))).await;
-                while !started.values().all(|plugin| plugin.queue.counts().values().any(|kind| kind.delivered > 0)) {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
+                sent += 1;
+                line.dispatched(sent).await;
+                handled(&started).await;
                 let taken = resident_kib() - before;
                 let each = taken as f64 / (number + 1) as f64;
                 println!("{:<52}{each:>10.1} KiB", format!("memory of each of {} plugins", number + 1));

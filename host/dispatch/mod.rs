@@ -76,6 +76,12 @@ struct Known {
     next_tick: Option<Instant>,
 }
 
+impl Known {
+    fn standing(&self) -> (bool, &Place) {
+        (!self.registers, &self.place)
+    }
+}
+
 /// Where a plugin stands in the line: by its settings' `order`, then as named on the command line, then by file name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
@@ -196,23 +202,22 @@ impl Dispatcher {
         self.next_ticks.extend(next_tick.map(|at| (at, member.name.clone())));
         let known = Known { registers: member.registers, place: member.place.clone(), next_tick };
         self.known.insert(member.name.clone(), known);
-        let at = self.line.partition_point(|other| other.standing() < member.standing());
-        self.line.insert(at, member);
+        self.line.insert(self.at(member.standing()), member);
         self.router = None;
     }
 
     fn leave(&mut self, name: &str) {
         self.late.remove(name);
         let Some((name, known)) = self.known.remove_entry(name) else { return };
-        let at = self.at(&known);
+        let at = self.at(known.standing());
         known.next_tick.map(|at| self.next_ticks.remove(&(at, name)));
         self.line.remove(at).queue.close();
         self.router = None;
     }
 
-    /// Where a member stands in the line.
-    fn at(&self, known: &Known) -> usize {
-        self.line.partition_point(|other| other.standing() < (!known.registers, &known.place))
+    /// The place in the line of a member's standing.
+    fn at(&self, standing: (bool, &Place)) -> usize {
+        self.line.partition_point(|other| other.standing() < standing)
     }
 
     async fn dispatch(&mut self, batch: Batch) {
@@ -291,7 +296,7 @@ impl Dispatcher {
             && due <= now
         {
             self.next_ticks.pop_first();
-            let member = &self.line[self.at(&self.known[&name])];
+            let member = &self.line[self.at(self.known[&name].standing())];
             member.queue.tick(self.tick_time());
             let next = member.tick.map(|every| (due + every).max(now));
             self.next_ticks.extend(next.map(|at| (at, name.clone())));

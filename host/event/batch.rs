@@ -8,9 +8,6 @@ use super::layout::c::{syscall_flat, syscall_return_flat};
 use super::{CallSet, Columns, Kind, KindSet, Record, flat};
 use crate::wit::syscall::SyscallCount;
 
-/// Events of a kind for which there is room before they come: those of some milliseconds of a flood.
-const MOST_RESERVED: usize = 8_192;
-
 /// Consecutive events of one kind: rows `start..end` of the kind's column.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Run {
@@ -38,9 +35,7 @@ impl Batch {
     /// stays there.
     pub fn cut(pending: &mut Columns, until: u64) -> Batch {
         pending.sort();
-        let mut rest = pending.split_off(until);
-        // As many may come until the next cut: without room, all would be copied each time that there are twice as many.
-        rest.reserve_like(pending, MOST_RESERVED);
+        let rest = pending.split_off(until);
         Batch::of(std::mem::replace(pending, rest))
     }
 

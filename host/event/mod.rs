@@ -144,7 +144,7 @@ macro_rules! kinds {
             }
 
             /// Makes room for as many events as there are of others, but not for more than `most` of a kind.
-            fn reserve_like(&mut self, others: &Columns, most: usize) {
+            pub fn reserve_like(&mut self, others: &Columns, most: usize) {
                 $(self.$column.reserve(others.$column.len().min(most));)*
             }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use wasmtime::{Engine, EngineWeak};
 
 /// How often a running plugin is looked at: it yields to the others, and its deadline is counted in these slices.
-pub const SLICE: Duration = Duration::from_millis(1);
+const SLICE: Duration = Duration::from_millis(1);
 
 /// While nothing runs when it is looked at, each next look comes twice as late, up to this: most calls are over long before. One that
 /// begins then may run for so much longer, and no longer.

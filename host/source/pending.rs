@@ -7,6 +7,9 @@ use crate::event::decode::boot_time;
 use crate::event::{Batch, Columns, decode};
 use crate::wit::gaps::Gap;
 
+/// Events of a kind for which there is room before they come: those of some milliseconds of a flood.
+const MOST_RESERVED: usize = 8_192;
+
 /// Events that wait for those before them.
 pub struct Pending {
     columns: Columns,
@@ -40,6 +43,8 @@ impl Pending {
     pub fn cut(&mut self, until: u64) -> impl Iterator<Item = Batch> {
         let until_epoch = if until == u64::MAX { until } else { self.clock.time(until) };
         let batch = Batch::cut(&mut self.columns, until_epoch);
+        // As many may come until the next cut: without room, all would be copied each time that there are twice as many.
+        self.columns.reserve_like(&batch.columns, MOST_RESERVED);
         self.delivered = self.delivered.max(until);
         let clock = clock::clock();
         // Sums and gaps may wait with times of before. When the time of day has been set back it would take as long to reach those.
