@@ -412,6 +412,24 @@ fn a_full_cache_folder_is_said_and_done_without() {
 }
 
 #[test]
+fn a_host_with_few_addresses_says_so_and_runs_its_plugins() {
+    if !can_load_bpf() {
+        return;
+    }
+    // Enough for its plugin's 4 GiB, and for no pool of thousands.
+    const ADDRESSES_KIB: u64 = 64 << 20;
+    let run = format!(
+        "ulimit -v {ADDRESSES_KIB}; exec {} --plugin {} --events exec --duration 2",
+        env!("CARGO_BIN_EXE_eunomia-host"),
+        plugin("json-log").display()
+    );
+    let output = Command::new("sh").args(["-c", &run]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("memories are mapped one by one"), "{said}");
+    assert!(said.contains("ready sources: process"), "{said}");
+}
+
+#[test]
 fn a_host_with_hardly_any_descriptors_says_what_it_lacks() {
     if !can_load_bpf() {
         return;

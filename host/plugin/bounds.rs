@@ -146,7 +146,7 @@ fn explain(error: &wasmtime::Error, deadline_ms: u64, memory_refused: bool) -> F
         }
         None if error.root_cause().is::<PoolConcurrencyLimitError>() => {
             format!(
-                "all plugins together have too many parts ({}): run fewer, or others of fewer parts",
+                "all plugins together have too many parts ({}): run fewer plugins, or ones of fewer parts",
                 error.root_cause()
             )
         }

@@ -7,7 +7,6 @@ use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Engine, PoolingAllocationConfig, Result, Strategy, WasmBacktraceDetails};
 
 use super::epochs::Epochs;
-use super::limits::MEMORY_BYTES;
 use super::loaded::Loaded;
 use super::machine_code;
 use super::services::State;
@@ -30,15 +29,17 @@ const POOL_STACKS: u32 = 2_048;
 /// of what a process has. A plugin has one, and at most `Limits::parts`.
 const POOL_MEMORIES: u32 = 8_192;
 
-/// Tables that all plugins may have together, and elements of each, which is `MEMORY_BYTES` of those that a plugin writes.
+/// Tables that all plugins may have together, and elements of each: as many as any valid module has. What a plugin may use of them
+/// is bounded by its own limits.
 const POOL_TABLES: u32 = 32_768;
-const POOL_TABLE_ELEMENTS: usize = (MEMORY_BYTES / 8) as usize;
+const POOL_TABLE_ELEMENTS: usize = 10_000_000;
 
 /// Core instances that all plugins may have together: a component has some five.
 const POOL_INSTANCES: u32 = 65_536;
 
-/// What the engine keeps of an instance, at most: some bytes for each function, global and import.
-const INSTANCE_BYTES: usize = 16 << 20;
+/// What the engine may keep of an instance, some bytes for each function, global and import: more than any valid module needs.
+/// Nothing is reserved for it.
+const INSTANCE_BYTES: usize = 1 << 30;
 
 /// What all plugins share.
 #[derive(Clone)]
@@ -101,7 +102,10 @@ fn pooling_engine() -> Result<Engine> {
         .total_core_instances(POOL_INSTANCES)
         .max_core_instance_size(INSTANCE_BYTES);
     Engine::new(config().allocation_strategy(pool)).or_else(|error| {
-        log::info!("plugins' memories are mapped one by one, which costs each start some microseconds: {error:#}");
+        log::info!(
+            "plugins' memories are mapped one by one, which costs each start some microseconds: {error:#}. A limit on this process's \
+             addresses (ulimit -v) may be the cause; all else is as usual"
+        );
         engine()
     })
 }

@@ -82,6 +82,23 @@ async fn one_of_hundreds_of_parts_does_not_start() {
     memory.assert_flat();
 }
 
+/// A table of any size that a module may have is a question of the plugin's own limits alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_a_large_table_starts_where_its_settings_allow_that() {
+    // Of functions, without a maximum, with ten million elements: 80 MB.
+    const LARGE: &[u8] = b"\x04\x07\x01\x70\0\x80\xad\xe2\x04";
+    let folder = Folder::new("large-table");
+    let file = folder.0.join("table.wasm");
+    std::fs::write(&file, wasm::with_instances(&std::fs::read(misbehave()).unwrap(), LARGE, 1)).unwrap();
+    let start = async |memory_bytes| {
+        let settings = Settings { limits: Limits { memory_bytes, ..Default::default() }, ..Default::default() };
+        Line::new().start_with(("large-table", 0), &file, &settings, None).await.map(drop)
+    };
+    start(128 << 20).await.unwrap();
+    let refused = format!("{:#}", start(16 << 20).await.unwrap_err());
+    assert!(refused.contains("it was refused more memory than limits.memory_bytes allows"), "{refused}");
+}
+
 /// Plugins of hundreds of memories, which are allowed them, until all plugins together have as many as there can be.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_too_many_for_what_all_share_does_not_start() {
