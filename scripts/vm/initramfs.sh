@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# initramfs.sh OUT HOST TEST...: an initramfs that runs test programs, each given as NAME=FILE, with the static binary HOST at
-# the place where they look for it. Test programs and tools are the very files of this machine, with their libraries.
+# initramfs.sh OUT TEST...: an initramfs that runs test programs, each given as NAME=FILE, with the host at the place where they look
+# for it. Host, test programs and tools are the very files of this machine, with their libraries.
 set -euo pipefail
 
-out=$(realpath -m "$1") host=$2
-shift 2
+out=$(realpath -m "$1")
+shift
 root=$PWD
 tree=$(mktemp -d)
 chmod 755 "$tree"
@@ -30,7 +30,7 @@ for tool in true false sleep sh rm; do
 done
 cp scripts/vm/init "$tree/init"
 echo "$root" >"$tree/root-folder"
-add "$host" "$root/target/release/eunomia-host"
+add target/release/eunomia-host "$root/target/release/eunomia-host"
 ln -s "$root/target/release/eunomia-host" "$tree/usr/bin/eunomia-host"
 for folder in target/plugins target/fixtures; do
 	mkdir -p "$tree/$root/$folder"

@@ -1,12 +1,9 @@
 #!/usr/bin/env bash
-# run.sh HOST TEST...: runs test programs of this package on several kernels, each in a virtual machine under software emulation, and
+# run.sh TEST...: runs test programs of this package on several kernels, each in a virtual machine under software emulation, and
 # ends with a line that sums up what they said. See kernels.sh for the kernels, init for what happens inside.
 #
-# HOST is the static binary. KERNELS="6.1 6.12" takes a part of them; FILTER is handed to the test programs.
+# KERNELS="6.1 6.12" takes a part of them; FILTER is handed to the test programs.
 set -euo pipefail
-
-host=$1
-shift
 
 vm=target/vm
 # Each machine's CPUs take turns in one thread. With threads of their own, emulators before QEMU 8.1 run breakpoints that are there no
@@ -42,7 +39,7 @@ while read -r name file; do
 	tests+=("$name=$file")
 done < <(sed -n 's/.*Executable tests\/\([a-z_]*\).* (\(.*\))$/\1 \2/p' "$vm/build.log")
 [ ${#tests[@]} = $# ] || { say "error: ${#tests[@]} test programs were built of $#" >&2; exit 1; }
-scripts/vm/initramfs.sh "$vm/initramfs" "$host" "${tests[@]}"
+scripts/vm/initramfs.sh "$vm/initramfs" "${tests[@]}"
 
 boot() { # NAME
 	local kernel=$vm/kernels/$1
