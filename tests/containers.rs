@@ -264,7 +264,7 @@ fn a_daemon_that_is_killed_and_comes_back() {
     mapped.expect("w-web", |event| container(event) == (&web, "web", IMAGE));
 
     docker.kill();
-    mapped.expect_log("docker cannot be asked");
+    mapped.said("docker cannot be asked");
     // What is known stays known, and what comes now is known by its path.
     mapped.expect("w-web", |event| container(event) == (&web, "web", IMAGE));
     let id = hex_id(3);
@@ -276,7 +276,7 @@ fn a_daemon_that_is_killed_and_comes_back() {
 
     docker.restart();
     let back = std::time::Instant::now();
-    mapped.expect_log("docker answers again");
+    mapped.said("docker answers again");
     assert!(back.elapsed() < RECOVERY, "{:?}", back.elapsed());
     let next = docker.run(&["--name", "next"], &words(&three("w-next")));
     docker.call(&["wait", "next"]);
@@ -318,7 +318,7 @@ fn engines_that_are_absent_hang_cut_short_or_flood_harm_nobody() {
         for (number, id) in ids.iter().enumerate() {
             runc.run(id, Some(&format!("/docker/{id}")), &words(&three(&format!("w-{number}"))));
         }
-        mapped.expect_log("docker cannot be asked");
+        mapped.said("docker cannot be asked");
         std::thread::sleep(Duration::from_secs(3));
         let log = mapped.log();
         let (printed, summary) = mapped.stop();

@@ -288,6 +288,12 @@ impl Host {
         }
     }
 
+    /// The line of the log that contains the text, whether it has come already, as before `ready`, or is waited for.
+    pub fn said(&mut self, text: &str) -> String {
+        let said = self.log.iter().find(|line| line.contains(text)).cloned();
+        said.unwrap_or_else(|| self.expect_log(text))
+    }
+
     /// Waits for a line of JSON on standard output for which the test holds.
     pub fn expect(&mut self, what: &str, mut test: impl FnMut(&Value) -> bool) -> (Value, Duration) {
         let start = Instant::now();
