@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -94,14 +95,17 @@ impl Host {
     }
 
     /// Stops it. Every sum must add up.
-    pub fn stop(mut self) -> Outcome {
-        kill_process(Pid::from_child(&self.child), Signal::INT).expect("it runs");
+    pub fn stop(self) -> Outcome {
+        let Host { mut child, log, folder, start, .. } = self;
+        kill_process(Pid::from_child(&child), Signal::INT).expect("it runs");
+        // Of many plugins it says more at its end than a pipe holds, on both: read one after the other, they would wait for each other.
+        let log = thread::spawn(|| log.for_each(drop));
         let mut printed = String::new();
-        self.child.stdout.take().expect("it is piped").read_to_string(&mut printed).expect("it prints text");
-        self.log.by_ref().for_each(drop);
-        let cpu = finish(&mut self.child).all() - self.start;
-        let summary = fs::read_to_string(self.folder.join("summary.json")).expect("it was written");
-        fs::remove_dir_all(&self.folder).expect("it is ours");
+        child.stdout.take().expect("it is piped").read_to_string(&mut printed).expect("it prints text");
+        log.join().expect("it only reads");
+        let cpu = finish(&mut child).all() - start;
+        let summary = fs::read_to_string(folder.join("summary.json")).expect("it was written");
+        fs::remove_dir_all(&folder).expect("it is ours");
         let counts = printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         Outcome { counts, summary: serde_json::from_str(&summary).expect("it is JSON"), cpu }
     }

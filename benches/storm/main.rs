@@ -199,7 +199,7 @@ fn memory() {
         let memory = measure::memory_kib(host.pid());
         row(&format!("memory with {plugins} plugins"), memory as f64 / 1024.0, "MiB");
         if before.0 > 0 {
-            row("  each more", (memory - before.1) as f64 / (plugins - before.0) as f64, "KiB");
+            row("  each more", (memory as f64 - before.1 as f64) / (plugins - before.0) as f64, "KiB");
         }
         before = (plugins, memory);
         host.stop();
