@@ -8,10 +8,10 @@ FIXTURES := $(patsubst tests/fixtures/%/Cargo.toml,%,$(wildcard tests/fixtures/*
 C_PLUGIN := target/fixtures/c-plugin.wasm
 CALLS := target/fixtures/calls
 TESTS := $(notdir $(basename $(wildcard tests/*.rs)) $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs)))
-# Those that start thousands of processes on the running kernel.
-STORMS := adversity containers files kernel metrics narrow power running scale seccomp source sources
-# Of these, those for which it makes a difference which kernel it is.
+# Those for which it makes a difference which kernel it is.
 VM_TESTS := files kernel narrow power seccomp source sources
+# Those that start thousands of processes on the running kernel.
+STORMS := adversity containers metrics running scale $(VM_TESTS)
 STATIC := target/static/eunomia-host
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{Folder, Host, can_load_bpf, may_skip, plugin, runs, until_none_is_left_out};
+use support::{Folder, Host, can_load_bpf, may_skip, plugin, until_none_is_left_out};
 
 #[test]
 fn plugins_come_change_and_go_with_their_files() {
@@ -75,7 +75,7 @@ fn exchange_under_load() {
     let json_log = fs::read(plugin("json-log")).unwrap();
     folder.put("json-log.wasm", &json_log);
     let mut host = Host::start(&["--plugin-dir", folder.0.to_str().unwrap(), "--events", "exec"]);
-    let all = runs(1_500);
+    let all = 1_500;
     let load = std::thread::spawn(move || {
         for run in 0..all {
             Command::new("/bin/true").arg(format!("exchange-{run}")).status().unwrap();
