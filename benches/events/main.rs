@@ -19,12 +19,14 @@ use eunomia_host::dispatch::Only;
 use eunomia_host::event::Batch;
 use eunomia_host::event::clock::Clock;
 use eunomia_host::event::layout::bytes_of;
-use eunomia_host::event::layout::c::record_kind;
+use eunomia_host::wit::process::Exec;
+use eunomia_host::wit::syscall::Syscall;
 use plugins::{Bare, EVENTS, Fed, Starting};
-use records::{count_natively, decoded, recorded, syscall, syscall_return};
+use records::{count_natively, decoded, syscall, syscall_return, with_strings};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 use support::plugin;
+use wasmtime::component::{ComponentType, Lower};
 
 /// How often each thing is measured, how long in all, and how long before that.
 const SAMPLES: usize = 20;
@@ -115,7 +117,7 @@ impl Bench {
     fn row(&mut self, what: &str, ns: Option<f64>) {
         let Some(ns) = ns else { return };
         let ratio = self.native.map(|native| format!("{:>9.1}x", ns / native)).unwrap_or_default();
-        self.table.push(format!("{what:<60}{ns:>10.1} ns{ratio}"));
+        self.table.push(format!("{what:<64}{ns:>10.1} ns{ratio}"));
     }
 
     /// What is delivered to one plugin, and to each more on the same batch.
@@ -171,20 +173,49 @@ impl Bench {
     /// Events with strings.
     fn strings(&mut self) {
         let clock = Clock::new(0, 0);
-        for (group, kind) in [("exec", record_kind::RECORD_EXEC), ("exit", record_kind::RECORD_EXIT)] {
-            let records = vec![recorded(kind); EVENTS];
+        let kinds = with_strings();
+        let mut each_more = Vec::new();
+        for (group, record) in &kinds {
+            let records = vec![record.clone(); EVENTS];
             let decoding = self.batch(group, "decode", || drop(black_box(decoded(&records, &clock))));
             self.row(&format!("{group}: decode"), decoding);
             let (one, more) = self.delivered(group, &records);
             self.row(&format!("{group}: decode, deliver to a plugin that counts"), one);
             self.row(&format!("{group}: each more plugin"), more);
+            each_more.extend(more);
         }
+        if each_more.len() == kinds.len() {
+            let mean = each_more.iter().sum::<f64>() / kinds.len() as f64;
+            self.row(&format!("kinds with strings: each more plugin, mean of {}", kinds.len()), Some(mean));
+        }
+    }
+
+    /// What the engine takes alone, with lowering as it derives it, of events that are decoded.
+    fn engine_alone(&mut self) {
+        let clock = Clock::new(0, 0);
+        let flat: Vec<Vec<u8>> = (0..EVENTS as u64).map(|at| bytes_of(&syscall(at)).to_vec()).collect();
+        let calls: &[Syscall] = decoded(&flat, &clock).syscall.iter().map(Syscall::from).collect::<Vec<_>>().leak();
+        let [(_, exec), ..] = with_strings();
+        let execs: &[Exec] = decoded(&vec![exec; EVENTS], &clock).exec.leak();
+        self.derived("syscall", calls);
+        self.derived("exec", execs);
+    }
+
+    fn derived<E>(&mut self, group: &str, events: &'static [E])
+    where
+        E: ComponentType + Lower + Send + Sync,
+    {
+        let count = || Bare::of(&plugin("count"));
+        let call = |bare: &mut Bare, times| bare.call(&format!("on-{group}"), (events,), times);
+        let taken = self.measure((group, "engine alone"), EVENTS, count, call, drop);
+        self.row(&format!("{group}: to a plugin that counts, by the engine alone"), taken);
     }
 
     /// Calls, with nothing in them and with an event of two kinds in turn.
     fn calls(&mut self) {
         let ticks = || Bare::of(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/plugin/ticks").as_ref());
-        let empty = self.measure(("call", "engine alone"), 1, ticks, |bare, times| bare.call(times), drop);
+        let call = |bare: &mut Bare, times| bare.call("on-tick", (1u64, 2u64), times);
+        let empty = self.measure(("call", "engine alone"), 1, ticks, call, drop);
         self.row("a call with nothing in it, by the engine alone", empty);
         let turns: Vec<Vec<u8>> = (0..EVENTS as u64)
             .map(|at| match at % 2 {
@@ -200,7 +231,7 @@ impl Bench {
     fn starts(&mut self) {
         let count = || Bare::of(&plugin("count"));
         let alone = self.measure(("instance", "engine alone"), 1, count, |bare, times| bare.start(times), drop);
-        self.row("an instance and its end, by the engine alone", alone);
+        self.row("an instance of a plugin that is compiled, by the engine alone", alone);
         for (name, what, exchanged) in [
             ("start", "an instance of a plugin that is compiled", false),
             ("exchange", "an exchange of a plugin with the same", true),
@@ -236,8 +267,9 @@ fn main() {
         bench.narrowed(&format!("in turn for {plugins} plugins by cgroup"), plugins, plugins.min(EVENTS));
     }
     bench.strings();
+    bench.engine_alone();
     bench.calls();
     bench.starts();
-    println!("{:<60}{:>13}{:>10}", "an event in batches of 256, a call, an instance", "CPU time", "native");
+    println!("{:<64}{:>13}{:>10}", "an event in batches of 256, a call, an instance", "CPU time", "native");
     bench.table.iter().for_each(|row| println!("{row}"));
 }

@@ -2,8 +2,10 @@
 
 use eunomia_host::event::clock::Clock;
 use eunomia_host::event::layout::c::{
-    record_kind, syscall_flat, syscall_record, syscall_return_flat, syscall_return_record,
+    file_open_record, given_path, record_header, record_kind, syscall_flat, syscall_record, syscall_return_flat,
+    syscall_return_record, tcp_record,
 };
+use eunomia_host::event::layout::{bytes_of, read};
 use eunomia_host::event::{Columns, decode};
 
 /// Numbers of system calls, as count has them.
@@ -61,7 +63,7 @@ pub fn syscall_return(at: u64) -> syscall_return_record {
 }
 
 /// A recorded event of a kind.
-pub fn recorded(kind: record_kind) -> Vec<u8> {
+fn recorded(kind: record_kind) -> Vec<u8> {
     let mut rest = &include_bytes!("../../tests/fixtures/process.records")[..];
     loop {
         let length = u32::from_le_bytes(rest[..4].try_into().expect("four bytes")) as usize;
@@ -71,6 +73,52 @@ pub fn recorded(kind: record_kind) -> Vec<u8> {
         }
         rest = &rest[4 + length..];
     }
+}
+
+/// A file opened by its absolute path, by whom that record is.
+fn file_open(header: record_header) -> Vec<u8> {
+    let path = b"/usr/lib/x86_64-linux-gnu/libc.so.6";
+    let given = given_path { base_length: 0, given_length: path.len() as u32, cut: 0, traits: 0 };
+    let (inode, device, r#type, flags, mode, error, created) = (1_234_567, 0x80_0001, 0, 0o2_000_000, 0, 0, 0);
+    let record = file_open_record { header, inode, device, r#type, flags, mode, error, created, path: given };
+    [bytes_of(&record), path].concat()
+}
+
+/// A connection made, by whom that record is.
+fn tcp_connect(header: record_header) -> Vec<u8> {
+    let address = |last: u8| std::array::from_fn(|at| [10, 0, 0, last].get(at).copied().unwrap_or_default());
+    bytes_of(&tcp_record {
+        header,
+        sent_bytes: 0,
+        received_bytes: 0,
+        duration: 0,
+        source_address: address(1),
+        destination_address: address(2),
+        source_port: 50_123,
+        destination_port: 443,
+        net_ns: 4_026_531_840,
+        error: 0,
+        incoming: 0,
+        is_ipv6: 0,
+    })
+    .to_vec()
+}
+
+/// An event of each of five kinds with strings, by the kinds' names, as the kernel gives it.
+pub fn with_strings() -> [(&'static str, Vec<u8>); 5] {
+    let by = |kind: record_kind, make: fn(record_header) -> Vec<u8>| {
+        let mut header: record_header = read(&recorded(record_kind::RECORD_EXEC)).expect("a header");
+        header.start.kind = kind.0;
+        header.start.length = make(header).len() as u32;
+        make(header)
+    };
+    [
+        ("exec", recorded(record_kind::RECORD_EXEC)),
+        ("exit", recorded(record_kind::RECORD_EXIT)),
+        ("fork", recorded(record_kind::RECORD_FORK)),
+        ("file-open", by(record_kind::RECORD_FILE_OPEN, file_open)),
+        ("tcp-connect", by(record_kind::RECORD_TCP_CONNECT, tcp_connect)),
+    ]
 }
 
 /// What a plugin that counts does, natively, on the kernel's bytes.
