@@ -276,6 +276,11 @@ impl Queue {
         self.ready.notify_one();
     }
 
+    /// Whether no more comes.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// The next item, waited for; none once the queue is closed and empty. For one reader, which settles every event
     /// that it takes. Can be abandoned while it waits without losing anything.
     pub async fn pop(&self) -> Option<Item> {

@@ -21,22 +21,33 @@ use crate::output::Output;
 
 /// Why an instance has ended. It is never called again.
 #[derive(Clone, Debug)]
-pub struct Fault(String);
+pub struct Fault {
+    what: String,
+    /// Whether it is not the plugin's own: others have what it needs.
+    is_others: bool,
+}
 
 impl Fault {
     pub(super) fn new(what: String) -> Self {
-        Fault(what)
+        Fault { what, is_others: false }
     }
 
     /// The same, with what it costs.
     pub(super) fn losing(self, events: usize, kind: Kind) -> Self {
-        Fault(format!("{}; {events} {kind} events of that call are lost to it", self.0))
+        Fault { what: format!("{}; {events} {kind} events of that call are lost to it", self.what), ..self }
+    }
+
+    /// Whether an error is that others have what the plugin needs.
+    pub(super) fn is_others(error: &anyhow::Error) -> bool {
+        error.downcast_ref().is_some_and(|fault: &Fault| fault.is_others)
     }
 }
 
+impl std::error::Error for Fault {}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.what)
     }
 }
 
@@ -114,7 +125,7 @@ impl Bounds {
                 Ok(result) => return returned(result),
                 Err(_) if self.output.is_waiting() => until = Instant::now() + longest,
                 Err(_) => {
-                    return Err(Fault(format!(
+                    return Err(Fault::new(format!(
                         "it did not return within {wall_ms} ms, sleeping or waiting (limits.wall_ms)"
                     )));
                 }
@@ -131,6 +142,7 @@ const PARTS: &str = "resource limit exceeded";
 
 /// What a person needs to know of a trap.
 fn explain(error: &wasmtime::Error, deadline_ms: u64, memory_refused: bool) -> Fault {
+    let is_others = error.root_cause().is::<PoolConcurrencyLimitError>();
     let what = match error.downcast_ref::<Trap>() {
         Some(Trap::Interrupt) => format!("it ran for more than {deadline_ms} ms in one call (limits.deadline_ms)"),
         Some(Trap::StackOverflow) => "its stack overflowed: endless recursion?".to_owned(),
@@ -144,7 +156,7 @@ fn explain(error: &wasmtime::Error, deadline_ms: u64, memory_refused: bool) -> F
         None if error.root_cause().to_string().starts_with(PARTS) => {
             format!("it has too many parts (limits.parts): {}", error.root_cause())
         }
-        None if error.root_cause().is::<PoolConcurrencyLimitError>() => {
+        None if is_others => {
             format!(
                 "all plugins together have too many parts ({}): run fewer plugins, or ones of fewer parts",
                 error.root_cause()
@@ -153,8 +165,9 @@ fn explain(error: &wasmtime::Error, deadline_ms: u64, memory_refused: bool) -> F
         // What is above the cause tells where in the component it was.
         None => error.root_cause().to_string().lines().next().unwrap_or_default().to_owned(),
     };
-    match memory_refused {
-        true => Fault(format!("{what}; before that it was refused more memory than limits.memory_bytes allows")),
-        false => Fault(what),
-    }
+    let what = match memory_refused {
+        true => format!("{what}; before that it was refused more memory than limits.memory_bytes allows"),
+        false => what,
+    };
+    Fault { what, is_others }
 }

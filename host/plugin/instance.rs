@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use wasmtime::component::{
     ComponentExportIndex, ComponentNamedList, Instance as Linked, InstancePre, Lift, Lower, TypedFunc,
 };
@@ -105,7 +105,7 @@ impl Blueprint {
         let linked = bounds
             .starting(&mut store, |store| Box::pin(linked.instantiate_async(store)))
             .await
-            .map_err(|fault| anyhow!("it could not be instantiated: {fault}"))?;
+            .context("it could not be instantiated")?;
         let mut instance = self.look_up(store, bounds, linked)?;
         self.shared.check(|| instance.look_all_up())?;
         if let Some(start) = instance.start {

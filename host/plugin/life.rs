@@ -29,6 +29,9 @@ const FAULT_WINDOW: Duration = Duration::from_secs(60);
 /// events of most sorts to have come, short enough for the operator who has put it there to be still looking.
 const PROBATION: Duration = Duration::from_secs(10);
 
+/// How often a plugin that waits for others to leave it room looks for that.
+const ROOM_PAUSE: Duration = Duration::from_millis(500);
+
 /// What a plugin should do after a fault, by its settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -192,7 +195,7 @@ impl Life {
         );
         let counts = self.connections.counts.clone();
         self.blueprint = Arc::new(Blueprint { counts, ..(*blueprint).clone() });
-        let mut instance = self.blueprint.start().await.map_err(|error| Fault::new(format!("{error:#}")))?;
+        let mut instance = self.start_anew().await.map_err(|error| Fault::new(format!("{error:#}")))?;
         if let Some(state) = state {
             instance.restore(state).await?;
         }
@@ -292,16 +295,35 @@ impl Life {
         while let Some(pause) = self.pause_after(&fault) {
             self.say_state("backing off");
             self.without_answers(sleep(pause)).await;
-            match self.blueprint.start().await {
+            match self.start_anew().await {
                 Ok(instance) => {
                     self.instance = Some(instance);
                     self.connections.counts.restarts.fetch_add(1, Ordering::Relaxed);
                     return self.say_state("running");
                 }
+                // It ends before there was room.
+                Err(error) if Fault::is_others(&error) => break,
                 Err(error) => fault = Fault::new(format!("{error:#}")),
             }
         }
         self.say_state("quarantined");
+    }
+
+    /// A fresh instance, as soon as there is room for one: that others have it all is none of its faults.
+    async fn start_anew(&mut self) -> anyhow::Result<Instance> {
+        let mut is_told = false;
+        loop {
+            let started = self.blueprint.start().await;
+            let Err(error) = &started else { return started };
+            if !Fault::is_others(error) || self.connections.queue.is_closed() {
+                return started;
+            }
+            if !is_told {
+                log::error!("plugin {}: {error:#}. It waits until others leave it room", self.blueprint.name);
+                is_told = true;
+            }
+            self.without_answers(sleep(ROOM_PAUSE)).await;
+        }
     }
 
     fn pause_after(&mut self, fault: &Fault) -> Option<Duration> {

@@ -2,17 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use eunomia_host::dispatch::Where;
 use eunomia_host::event::Kind;
 use eunomia_host::plugin::{Limits, Plugin, Settings};
+use tokio::time::sleep;
 
 use super::beside::{
-    Memory, assert_named_once, assert_whole, beside, in_time, log_of, misbehave, neighbour, recorded, send, settings,
+    Memory, assert_named_once, assert_whole, beside, forks, in_time, listen, log_of, misbehave, neighbour, recorded,
+    sample, send, settings,
 };
 use super::support::Folder;
 use super::support::line::Line;
 use super::wasm;
+
+/// Memories of a plugin that has many: some dozens of such plugins have all that there are.
+const MEMORIES: usize = 300;
+
+/// How often it is looked at whether something has come about.
+const POLL: Duration = Duration::from_millis(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_takes_all_it_can_is_stopped_alone() {
@@ -102,7 +111,6 @@ async fn one_of_a_large_table_starts_where_its_settings_allow_that() {
 /// Plugins of hundreds of memories, which are allowed them, until all plugins together have as many as there can be.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_too_many_for_what_all_share_does_not_start() {
-    const MEMORIES: usize = 300;
     let folder = Folder::new("shared-parts");
     let file = folder.0.join("memories.wasm");
     std::fs::write(&file, wasm::with_instances(&std::fs::read(misbehave()).unwrap(), wasm::MEMORY, MEMORIES)).unwrap();
@@ -139,6 +147,54 @@ async fn one_too_many_for_what_all_share_does_not_start() {
     })
     .await;
     assert_whole(&outcome);
+}
+
+/// A plugin that faults once, and whose room another has taken before it is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_for_which_others_left_no_room_waits_for_it() {
+    const NAME: &str = "crowded-out";
+    listen();
+    let folder = Folder::new("crowded-out");
+    let file = folder.0.join("memories.wasm");
+    std::fs::write(&file, wasm::with_instances(&std::fs::read(misbehave()).unwrap(), wasm::MEMORY, MEMORIES)).unwrap();
+    let line = Line::new();
+    let compiled = line.compile(&file).unwrap();
+    let limits = Limits { parts: 400, memory_bytes: 64 << 20, ..Default::default() };
+    let settings = Settings { limits, config: r#"{"deed": "trap"}"#.to_owned(), ..Default::default() };
+    let start = async |name| line.start_compiled(name, &compiled, &settings, None).await.ok();
+    let (faulty, member) = start(NAME).await.unwrap();
+    line.join(member).await;
+    let mut others = Vec::new();
+    while let Some((plugin, _)) = start("other").await {
+        others.push(plugin);
+    }
+    line.send(forks(&sample())).await;
+    let squatter = loop {
+        match start("squatter").await {
+            Some((plugin, _)) => break plugin,
+            None => sleep(POLL).await,
+        }
+    };
+    let waits = || log_of(NAME).iter().filter(|line| line.ends_with("It waits until others leave it room")).count();
+    while waits() == 0 {
+        sleep(POLL).await;
+    }
+    sleep(Duration::from_secs(1)).await; // It looks for room again meanwhile.
+    let faults = || faulty.counts.faults.load(Ordering::Relaxed);
+    assert_eq!((faulty.state(), faults(), waits()), ("backing off", 1, 1), "{:#?}", log_of(NAME));
+    let end = async |plugin: Plugin| {
+        plugin.queue.close();
+        line.leave(plugin).await;
+    };
+    end(squatter).await;
+    while faulty.state() != "running" {
+        sleep(POLL).await;
+    }
+    assert_eq!((faults(), faulty.counts.restarts.load(Ordering::Relaxed)), (1, 1));
+    for plugin in others {
+        end(plugin).await;
+    }
+    line.finish(BTreeMap::from([(NAME, faulty)])).await;
 }
 
 /// A filter whose answer the host takes, and which then never comes back.
