@@ -26,13 +26,17 @@ pub use narrow::{CGROUP_KINDS, First, Only};
 pub use processes::{Fallback, Processes};
 pub use queue::{Delivery, Fate, Item, KindCounts, Queue, Where, times};
 
-use crate::event::{Batch, Keep, Kind, KindSet, Picked};
+use crate::event::{Batch, Keep, Kind, KindSet, Memory, Picked};
 use route::Router;
 use share::Offered;
 
 /// Batches that may wait between the thread that polls the kernel and the dispatcher. When they do, the thread waits
 /// and the kernel's rings, whose losses are counted, take the rest.
 const MAX_BATCHES: usize = 16;
+
+/// How much memory the events that wait may take together, where plugins lag: events for several are there once. When it is taken,
+/// whoever keeps more than an equal share gets no more.
+const WAITING_BYTES: u64 = 256 << 20;
 
 /// How long plugins may take to handle what is left when the host stops.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -129,6 +133,7 @@ pub struct Dispatcher {
     processes: Arc<Processes>,
     containers: Arc<Containers>,
     only: Only,
+    memory: Arc<Memory>,
     counts: Dispatched,
     latest: u64,
     /// Batches that went on before their containers were known.
@@ -157,6 +162,7 @@ impl Dispatcher {
             processes,
             containers,
             only,
+            memory: Memory::new(WAITING_BYTES),
             counts,
             latest,
             went_on,
@@ -220,12 +226,13 @@ impl Dispatcher {
         self.line.partition_point(|other| other.standing() < standing)
     }
 
-    async fn dispatch(&mut self, batch: Batch) {
+    async fn dispatch(&mut self, mut batch: Batch) {
         self.processes.apply(&batch);
         self.containers.apply(&batch);
         if let Some(last) = batch.last_time() {
             self.latest = last;
         }
+        batch.held = self.memory.hold(batch.memory, self.line.len());
         let batch = Arc::new(batch);
         let present: KindSet = batch.runs.iter().map(|run| run.kind).collect();
         let mut keep = Arc::new(Keep::default());

@@ -210,8 +210,8 @@ impl Queue {
         let copied = inner.events > 0 && own < batch.memory / SMALL_PART;
         let bytes = if copied { own } else { batch.memory } as u64;
         // A batch larger than the whole queue still fits into an empty one, or it could never be delivered.
-        let fits =
-            inner.events == 0 || (inner.events + events <= self.max_events && inner.bytes + bytes <= self.max_bytes);
+        let max_bytes = self.max_bytes.min(batch.held.room());
+        let fits = inner.events == 0 || (inner.events + events <= self.max_events && inner.bytes + bytes <= max_bytes);
         if !fits && self.tells_gaps() {
             self.note_lost(&mut inner, &delivery);
         }

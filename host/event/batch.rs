@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::layout::c::{syscall_flat, syscall_return_flat};
-use super::{CallSet, Columns, Kind, KindSet, Record, flat};
+use super::{CallSet, Columns, Held, Kind, KindSet, Record, flat};
 use crate::wit::syscall::SyscallCount;
 
 /// Consecutive events of one kind: rows `start..end` of the kind's column.
@@ -28,6 +28,8 @@ pub struct Batch {
     pub runs: Vec<Run>,
     /// The memory that all of it takes, in bytes.
     pub memory: usize,
+    /// That memory, where it is counted.
+    pub held: Held,
 }
 
 impl Batch {
@@ -44,7 +46,7 @@ impl Batch {
         let runs = merge(&columns);
         let events: usize = Kind::ALL.iter().map(|kind| columns.bytes(*kind)).sum();
         let memory = events + size_of::<Batch>() + size_of_val(runs.as_slice());
-        Batch { columns, runs, memory }
+        Batch { columns, runs, memory, held: Held::default() }
     }
 
     /// How many events there are.
@@ -69,7 +71,8 @@ impl Batch {
             let rows: Vec<u32> = (0..self.columns.count(kind) as u32).filter(|row| keep.keeps(kind, *row)).collect();
             columns.copy(&self.columns, kind, &rows);
         }
-        Batch::of(columns)
+        let part = Batch::of(columns);
+        Batch { held: self.held.of_part(part.memory), ..part }
     }
 
     /// When the last event happened.

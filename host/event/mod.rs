@@ -5,6 +5,7 @@ mod batch;
 pub mod clock;
 pub mod decode;
 pub mod flat;
+mod held;
 pub mod layout;
 mod place;
 mod syscalls;
@@ -14,6 +15,7 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use batch::{Batch, Keep, Pick, Picked, Rows, Run, runs_for};
+pub use held::{Held, Memory};
 pub use place::{Comm, Placed, Who, comm};
 pub use syscalls::{CallSet, name as syscall_name, number as syscall_number};
 

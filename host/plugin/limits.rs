@@ -24,12 +24,13 @@ pub const WALL_PER_DEADLINE: u64 = 4;
 /// How long `life.start` and `life.stop` may run: language run times initialise there.
 pub const START_DEADLINE_MS: u64 = 1_000;
 
-/// How many events may wait for a plugin unless its settings say otherwise: half a second of a flood of system calls, for which
-/// CPUs may be busy with something else. Larger events meet the bound in bytes before.
-pub const QUEUE_EVENTS: u64 = 524_288;
+/// How many events may wait for a plugin unless its settings say otherwise: a second of a flood of system calls, for which CPUs may
+/// be busy with something else. Larger events meet the bound in bytes before.
+pub const QUEUE_EVENTS: u64 = 1_048_576;
 
-/// How much memory the events that wait for a plugin may take, whatever their number.
-pub const QUEUE_BYTES: u64 = 64 << 20;
+/// How much memory the events that wait for a plugin may take, whatever their number. Those that wait for others too are in memory
+/// once.
+pub const QUEUE_BYTES: u64 = 128 << 20;
 
 /// The most events of one call. The largest records have about 20 KiB, so that a call's events fit in a plugin's memory.
 pub const CALL_EVENTS: u32 = 256;

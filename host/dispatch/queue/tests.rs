@@ -1,5 +1,5 @@
 use super::*;
-use crate::event::{Columns, decode, runs_for};
+use crate::event::{Columns, Memory, decode, runs_for};
 use crate::wit::process::{Exit, Fork};
 
 fn forks(count: u64) -> Arc<Batch> {
@@ -76,4 +76,41 @@ async fn a_batch_larger_than_the_queue_is_delivered_when_nothing_waits_and_ticks
     assert!(matches!(queue.pop().await, Some(Item::Tick { now: 1 })));
     assert!(matches!(queue.pop().await, Some(Item::Events(_))));
     assert_eq!(sums(&queue).waiting, 5);
+}
+
+/// One that lags and one that does not, while there is memory for four batches.
+#[tokio::test]
+async fn where_all_memory_is_taken_the_one_that_lags_loses_events_and_no_other() {
+    const BATCHES: u64 = 20;
+    let memory = Memory::new(4 * forks(10).memory as u64);
+    let queue = || Queue::new([Kind::Fork].into_iter().collect(), u64::MAX, u64::MAX);
+    let (slow, quick) = (queue(), queue());
+    let counted = || {
+        let mut batch = Arc::into_inner(forks(10)).unwrap();
+        batch.held = memory.hold(batch.memory, 2);
+        Delivery { batch: Arc::new(batch), keep: Arc::default() }
+    };
+    for _ in 0..BATCHES {
+        let delivery = counted();
+        slow.push(delivery.clone());
+        quick.push(delivery);
+        assert!(matches!(quick.pop().await, Some(Item::Events(_))));
+        quick.settle(Kind::Fork, 10, (0, 9), Fate::Delivered);
+    }
+    assert_eq!(sums(&quick).delivered, 10 * BATCHES);
+    let lagging = sums(&slow);
+    assert_eq!((lagging.waiting, lagging.lost[&Where::Queue]), (30, 10 * (BATCHES - 3)));
+    for _ in 0..2 {
+        assert!(slow.pop().await.is_some());
+        slow.settle(Kind::Fork, 10, (0, 9), Fate::Delivered);
+    }
+    // Whatever others take, two are its share.
+    let others = memory.hold(4 * forks(10).memory, 2);
+    for _ in 0..2 {
+        slow.push(counted());
+    }
+    assert_eq!(sums(&slow).waiting, 20);
+    slow.abandon(Where::Shutdown);
+    drop(others);
+    assert_eq!(memory.taken(), 0, "nobody keeps any");
 }
