@@ -19,7 +19,6 @@ use eunomia_host::dispatch::Only;
 use eunomia_host::event::Batch;
 use eunomia_host::event::clock::Clock;
 use eunomia_host::event::layout::bytes_of;
-use eunomia_host::wit::process::Exec;
 use eunomia_host::wit::syscall::Syscall;
 use plugins::{Bare, EVENTS, Fed, Starting};
 use records::{count_natively, decoded, syscall, syscall_return, with_strings};
@@ -168,6 +167,8 @@ impl Bench {
         let (one, more) = self.delivered("syscall", &records);
         self.row("syscall: decode, deliver to a plugin that counts", one);
         self.row("syscall: each more plugin", more);
+        let calls: Vec<Syscall> = decoded(&records, &clock).syscall.iter().map(Syscall::from).collect();
+        self.engine_alone("syscall", calls.leak());
     }
 
     /// Events with strings.
@@ -188,20 +189,12 @@ impl Bench {
             let mean = each_more.iter().sum::<f64>() / kinds.len() as f64;
             self.row(&format!("kinds with strings: each more plugin, mean of {}", kinds.len()), Some(mean));
         }
+        let [(exec, record), ..] = kinds;
+        self.engine_alone(exec, decoded(&vec![record; EVENTS], &clock).exec.leak());
     }
 
     /// What the engine takes alone, with lowering as it derives it, of events that are decoded.
-    fn engine_alone(&mut self) {
-        let clock = Clock::new(0, 0);
-        let flat: Vec<Vec<u8>> = (0..EVENTS as u64).map(|at| bytes_of(&syscall(at)).to_vec()).collect();
-        let calls: &[Syscall] = decoded(&flat, &clock).syscall.iter().map(Syscall::from).collect::<Vec<_>>().leak();
-        let [(_, exec), ..] = with_strings();
-        let execs: &[Exec] = decoded(&vec![exec; EVENTS], &clock).exec.leak();
-        self.derived("syscall", calls);
-        self.derived("exec", execs);
-    }
-
-    fn derived<E>(&mut self, group: &str, events: &'static [E])
+    fn engine_alone<E>(&mut self, group: &str, events: &'static [E])
     where
         E: ComponentType + Lower + Send + Sync,
     {
@@ -267,7 +260,6 @@ fn main() {
         bench.narrowed(&format!("in turn for {plugins} plugins by cgroup"), plugins, plugins.min(EVENTS));
     }
     bench.strings();
-    bench.engine_alone();
     bench.calls();
     bench.starts();
     println!("{:<64}{:>13}{:>10}", "an event in batches of 256, a call, an instance", "CPU time", "native");

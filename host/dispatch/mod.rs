@@ -365,3 +365,6 @@ async fn ask_about(
     keep.drop_picked(&batch, kinds, picked, &answer);
     Arc::new(keep)
 }
+
+#[cfg(test)]
+mod tests;

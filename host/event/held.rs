@@ -19,7 +19,7 @@ impl Memory {
     /// Counts what a batch takes, in bytes, for as long as somebody keeps it; so many may.
     pub fn hold(self: &Arc<Self>, bytes: usize, keepers: usize) -> Held {
         self.taken.fetch_add(bytes as u64, Ordering::Relaxed);
-        Held(Some(Share { memory: self.clone(), bytes: bytes as u64, keepers: keepers as u64 }))
+        Held(Some(Share { memory: self.clone(), bytes: bytes as u64, keepers }))
     }
 
     /// What all take now, in bytes.
@@ -36,22 +36,23 @@ pub struct Held(Option<Share>);
 struct Share {
     memory: Arc<Memory>,
     bytes: u64,
-    keepers: u64,
+    keepers: usize,
 }
 
 impl Held {
     /// How much each of those who keep batches may keep, in bytes: as much as it likes until all is taken, then an equal share.
     pub fn room(&self) -> u64 {
         match &self.0 {
-            Some(Share { memory, keepers, .. }) if memory.taken() >= memory.most => memory.most / keepers.max(&1),
+            Some(Share { memory, keepers, .. }) if memory.taken() >= memory.most => {
+                memory.most / (*keepers).max(1) as u64
+            }
             _ => u64::MAX,
         }
     }
 
     /// The same for a copy of some of the batch.
     pub fn of_part(&self, bytes: usize) -> Held {
-        let held = self.0.as_ref().map(|share| share.memory.hold(bytes, share.keepers as usize));
-        held.unwrap_or_default()
+        self.0.as_ref().map(|share| share.memory.hold(bytes, share.keepers)).unwrap_or_default()
     }
 }
 

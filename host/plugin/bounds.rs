@@ -37,9 +37,15 @@ impl Fault {
         Fault { what: format!("{}; {events} {kind} events of that call are lost to it", self.what), ..self }
     }
 
-    /// Whether an error is that others have what the plugin needs.
-    pub(super) fn is_others(error: &anyhow::Error) -> bool {
-        error.downcast_ref().is_some_and(|fault: &Fault| fault.is_others)
+    /// An error's, with all that led to it.
+    pub(super) fn of(error: anyhow::Error) -> Self {
+        let is_others = error.downcast_ref().is_some_and(Fault::is_others);
+        Fault { what: format!("{error:#}"), is_others }
+    }
+
+    /// Whether it is that others have what the plugin needs.
+    pub(super) fn is_others(&self) -> bool {
+        self.is_others
     }
 }
 

@@ -230,7 +230,7 @@ impl Instance {
 
     /// Has a run of events handled.
     pub async fn handle(&mut self, rows: Rows) -> Result<(), Fault> {
-        self.look_handler_up(rows.kind).map_err(|error| Fault::new(format!("{error:#}")))?;
+        self.look_handler_up(rows.kind).map_err(Fault::of)?;
         let handler = &self.handlers[&rows.kind];
         self.store.data_mut().handles_alerts = rows.kind == Kind::Alert;
         let result = self.bounds.call(&mut self.store, |store| handler.call(store, rows)).await;
@@ -245,7 +245,7 @@ impl Instance {
         if !self.filters.has(rows.kind) {
             return Ok(vec![true; events]);
         }
-        self.look_filter_up(rows.kind).map_err(|error| Fault::new(format!("{error:#}")))?;
+        self.look_filter_up(rows.kind).map_err(Fault::of)?;
         let filter = &self.keepers[&rows.kind];
         let kept = self.bounds.call(&mut self.store, |store| filter.call(store, rows)).await?;
         match kept.len() == events {

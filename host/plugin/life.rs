@@ -195,7 +195,7 @@ impl Life {
         );
         let counts = self.connections.counts.clone();
         self.blueprint = Arc::new(Blueprint { counts, ..(*blueprint).clone() });
-        let mut instance = self.start_anew().await.map_err(|error| Fault::new(format!("{error:#}")))?;
+        let mut instance = self.start_anew().await?;
         if let Some(state) = state {
             instance.restore(state).await?;
         }
@@ -302,24 +302,23 @@ impl Life {
                     return self.say_state("running");
                 }
                 // It ends before there was room.
-                Err(error) if Fault::is_others(&error) => break,
-                Err(error) => fault = Fault::new(format!("{error:#}")),
+                Err(last) if last.is_others() => break,
+                Err(last) => fault = last,
             }
         }
         self.say_state("quarantined");
     }
 
     /// A fresh instance, as soon as there is room for one: that others have it all is none of its faults.
-    async fn start_anew(&mut self) -> anyhow::Result<Instance> {
+    async fn start_anew(&mut self) -> Result<Instance, Fault> {
         let mut is_told = false;
         loop {
-            let started = self.blueprint.start().await;
-            let Err(error) = &started else { return started };
-            if !Fault::is_others(error) || self.connections.queue.is_closed() {
-                return started;
-            }
+            let fault = match self.blueprint.start().await.map_err(Fault::of) {
+                Err(fault) if fault.is_others() && !self.connections.queue.is_closed() => fault,
+                started => return started,
+            };
             if !is_told {
-                log::error!("plugin {}: {error:#}. It waits until others leave it room", self.blueprint.name);
+                log::error!("plugin {}: {fault}. It waits until others leave it room", self.blueprint.name);
                 is_told = true;
             }
             self.without_answers(sleep(ROOM_PAUSE)).await;

@@ -1,6 +1,7 @@
 //! Processor and memory: plugins that take more of either than they may.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -22,6 +23,24 @@ const MEMORIES: usize = 300;
 
 /// How often it is looked at whether something has come about.
 const POLL: Duration = Duration::from_millis(1);
+
+/// A plugin of so many memories.
+fn of_memories(folder: &Folder) -> PathBuf {
+    let file = folder.0.join("memories.wasm");
+    std::fs::write(&file, wasm::with_instances(&std::fs::read(misbehave()).unwrap(), wasm::MEMORY, MEMORIES)).unwrap();
+    file
+}
+
+/// Limits within which it may have them.
+fn roomy() -> Limits {
+    Limits { parts: 400, memory_bytes: 64 << 20, ..Default::default() }
+}
+
+/// Ends a plugin that is not in the line.
+async fn end(line: &Line, plugin: Plugin) {
+    plugin.queue.close();
+    line.leave(plugin).await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_takes_all_it_can_is_stopped_alone() {
@@ -83,8 +102,7 @@ async fn one_of_hundreds_of_parts_does_not_start() {
         })
         .await;
         assert_whole(&outcome);
-        let limits = Limits { parts: 400, memory_bytes: 64 << 20, ..Default::default() };
-        let settings = Settings { limits, ..Default::default() };
+        let settings = Settings { limits: roomy(), ..Default::default() };
         let started = Line::new().start_with((name, 0), &file, &settings, None).await;
         assert!(started.is_ok(), "{name}: where it is allowed, it runs");
     }
@@ -112,15 +130,13 @@ async fn one_of_a_large_table_starts_where_its_settings_allow_that() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_too_many_for_what_all_share_does_not_start() {
     let folder = Folder::new("shared-parts");
-    let file = folder.0.join("memories.wasm");
-    std::fs::write(&file, wasm::with_instances(&std::fs::read(misbehave()).unwrap(), wasm::MEMORY, MEMORIES)).unwrap();
+    let file = of_memories(&folder);
     let outcome = in_time("shared-parts", async || {
         let line = Line::new();
         let compiled = line.compile(&file).unwrap();
         let good = neighbour(&line).await;
         send(&line, async || {
-            let limits = Limits { parts: 400, memory_bytes: 64 << 20, ..Default::default() };
-            let settings = Settings { limits, ..Default::default() };
+            let settings = Settings { limits: roomy(), ..Default::default() };
             let mut started = Vec::new();
             let refused = loop {
                 match line.start_compiled("memories", &compiled, &settings, None).await {
@@ -131,15 +147,11 @@ async fn one_too_many_for_what_all_share_does_not_start() {
             };
             assert!(refused.contains("all plugins together have too many parts"), "{refused}");
             assert!(started.len() > 20, "{}", started.len());
-            let end = async |plugin: Plugin| {
-                plugin.queue.close();
-                line.leave(plugin).await;
-            };
             // Whoever ends makes room.
-            end(started.pop().unwrap()).await;
+            end(&line, started.pop().unwrap()).await;
             started.push(line.start_compiled("memories", &compiled, &settings, None).await.unwrap().0);
             for plugin in started {
-                end(plugin).await;
+                end(&line, plugin).await;
             }
         })
         .await;
@@ -155,12 +167,10 @@ async fn one_for_which_others_left_no_room_waits_for_it() {
     const NAME: &str = "crowded-out";
     listen();
     let folder = Folder::new("crowded-out");
-    let file = folder.0.join("memories.wasm");
-    std::fs::write(&file, wasm::with_instances(&std::fs::read(misbehave()).unwrap(), wasm::MEMORY, MEMORIES)).unwrap();
+    let file = of_memories(&folder);
     let line = Line::new();
     let compiled = line.compile(&file).unwrap();
-    let limits = Limits { parts: 400, memory_bytes: 64 << 20, ..Default::default() };
-    let settings = Settings { limits, config: r#"{"deed": "trap"}"#.to_owned(), ..Default::default() };
+    let settings = Settings { limits: roomy(), config: r#"{"deed": "trap"}"#.to_owned(), ..Default::default() };
     let start = async |name| line.start_compiled(name, &compiled, &settings, None).await.ok();
     let (faulty, member) = start(NAME).await.unwrap();
     line.join(member).await;
@@ -182,17 +192,13 @@ async fn one_for_which_others_left_no_room_waits_for_it() {
     sleep(Duration::from_secs(1)).await; // It looks for room again meanwhile.
     let faults = || faulty.counts.faults.load(Ordering::Relaxed);
     assert_eq!((faulty.state(), faults(), waits()), ("backing off", 1, 1), "{:#?}", log_of(NAME));
-    let end = async |plugin: Plugin| {
-        plugin.queue.close();
-        line.leave(plugin).await;
-    };
-    end(squatter).await;
+    end(&line, squatter).await;
     while faulty.state() != "running" {
         sleep(POLL).await;
     }
     assert_eq!((faults(), faulty.counts.restarts.load(Ordering::Relaxed)), (1, 1));
     for plugin in others {
-        end(plugin).await;
+        end(&line, plugin).await;
     }
     line.finish(BTreeMap::from([(NAME, faulty)])).await;
 }

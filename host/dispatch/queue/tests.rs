@@ -113,4 +113,6 @@ async fn where_all_memory_is_taken_the_one_that_lags_loses_events_and_no_other()
     slow.abandon(Where::Shutdown);
     drop(others);
     assert_eq!(memory.taken(), 0, "nobody keeps any");
+    let part = counted().batch.part(&Keep::default(), KindSet::all());
+    assert_eq!(memory.taken(), part.memory as u64, "a copy is counted without what it is of");
 }

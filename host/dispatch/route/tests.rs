@@ -1,19 +1,10 @@
-use std::sync::Arc;
-
 use super::*;
-use crate::dispatch::{Place, Queue, Tree};
+use crate::dispatch::Tree;
+use crate::dispatch::tests::member;
 use crate::event::Columns;
 use crate::event::layout::c::syscall_flat;
 use crate::wit::container_registry::Cgroup;
 use crate::wit::gaps::Gap;
-
-fn member(number: usize, only: Only) -> Member {
-    let queue = Queue::new(KindSet::all(), 100, u64::MAX).narrowed_to(only);
-    let name: Arc<str> = number.to_string().into();
-    let place = Place { order: 0, argument: number, name: name.to_string() };
-    let (filter, tick, registers) = Default::default();
-    Member { name, place, queue: Arc::new(queue), filter, tick, registers }
-}
 
 fn call(time: u64, pid: u32, uid: u32, cgroup: u64, name: &str) -> syscall_flat {
     let comm = comm(name).map(|byte| i8::from_ne_bytes([byte]));
